@@ -1,0 +1,3 @@
+module cowl
+
+go 1.26

@@ -1,0 +1,119 @@
+// Package manager is what verbs and backups see: volume groups and volumes by
+// name, whoever runs them. A Group is run by cowl's engine in this process, by
+// a cowl daemon that owns it (package daemon's client), or, later, by the
+// host's kernel.
+package manager
+
+import (
+	"context"
+
+	"cowl/internal/block"
+	"cowl/internal/volume"
+)
+
+// Group is one volume group that can be read, changed and served. Methods may
+// be called in parallel; changes of metadata happen one after another.
+//
+// Names are of logical volumes within the group, as a person sees them (a
+// snapshot's own name, never "snapshotN").
+//
+// A method that changes something either commits the new metadata on every
+// PV or leaves the old, also when it returns an error or the power fails.
+type Group interface {
+	// Status returns the metadata and what runs at present.
+	Status(ctx context.Context) (*Status, error)
+
+	// CreateLV allocates a linear volume. Its first 4 KiB are zeroed, as
+	// lvcreate's -Zy does. In an active group it is active at once.
+	CreateLV(ctx context.Context, spec volume.LVSpec) (*Result, error)
+
+	// CreateSnapshots takes snapshots of several volumes at one instant: no
+	// write to any of the origins lies between them.
+	CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpec) (*Result, error)
+
+	// RemoveLVs removes volumes; an origin's snapshots go with it. A volume
+	// that somebody has open is refused with errs.Busy.
+	RemoveLVs(ctx context.Context, names []string) (*Result, error)
+
+	// SetReadOnly changes a volume's permission.
+	SetReadOnly(ctx context.Context, name string, readOnly bool) (*Result, error)
+
+	// Activate makes volumes available for Open and export, Deactivate takes
+	// them away (errs.Busy while open). No names means all.
+	Activate(ctx context.Context, names ...string) (*Result, error)
+	Deactivate(ctx context.Context, names ...string) (*Result, error)
+
+	// Merge starts merging a snapshot into its origin and returns; progress
+	// shows in Status, and the snapshot is gone when it is done. While the
+	// origin is open the start is delayed until its last user closes it.
+	Merge(ctx context.Context, snapshot string) (*Result, error)
+
+	// AddPVs and RemovePVs are vgextend and vgreduce, by path.
+	AddPVs(ctx context.Context, paths []string) (*Result, error)
+	RemovePVs(ctx context.Context, paths []string) (*Result, error)
+
+	// RemoveGroup removes the group and all of its volumes from its PVs,
+	// which stay PVs.
+	RemoveGroup(ctx context.Context) (*Result, error)
+
+	// Open returns a volume's content. It activates the volume for as long as
+	// it is open, and counts as one opener.
+	Open(ctx context.Context, name string, readOnly bool) (block.Device, error)
+
+	// Close ends the use of the group. In this process's own engine that
+	// flushes and deactivates everything, and stops merges between two steps.
+	Close() error
+}
+
+// Result is what a change has to say.
+type Result struct {
+	Names []string `json:"names,omitempty"` // of what was created or changed, in order
+	Notes []string `json:"notes,omitempty"` // LVM's remarks: rounding, reduced COW sizes, delayed merges
+}
+
+// Status is a group's metadata with its runtime state.
+type Status struct {
+	Group *volume.Group
+	LVs   map[string]LVStatus // by name; active volumes only
+	PVs   []PVStatus          // in the metadata's order
+	Owner int                 // process id of the daemon that has the group active, 0 if none
+}
+
+// PVStatus is what the metadata does not say about a PV.
+type PVStatus struct {
+	Path    string
+	Size    int64 // bytes, of the device
+	Missing bool
+	MDAs    []MDAStatus
+}
+
+// MDAStatus is one metadata area of a PV. All in bytes.
+type MDAStatus struct {
+	Offset, Size int64
+	TextSize     int64 // of the committed metadata, 0 if none
+	Ignored      bool
+	Damaged      string // why it cannot be used, "" if it can
+}
+
+// LVStatus is the runtime state of an active volume.
+type LVStatus struct {
+	Opens     int // NBD connections, FUSE handles and callers of Open
+	ReadOnly  bool
+	Suspended bool
+	Cow       *CowStatus // of a snapshot, nil otherwise
+	// Merging is the snapshot that is being merged into this volume, with the
+	// chunks still to merge in that snapshot's Cow; "" if none.
+	Merging string
+	// Device is what a client connects to; "" where there is none.
+	NBD, File string
+}
+
+// CowStatus is a COW store's usage as dm-snapshot's status line gives it. All
+// in sectors, metadata included in Allocated.
+type CowStatus struct {
+	Allocated, Total, Metadata volume.Sectors
+	Invalid                    bool // overflowed, or found invalid
+	MergeFailed                bool
+	Delayed                    bool   // a merge waits for the origin to be closed
+	Reason                     string // why it is invalid or failed, for people
+}
