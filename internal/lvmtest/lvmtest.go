@@ -21,6 +21,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cowl/internal/judge"
 )
 
 // LVM is one private lvm2. It is used from one goroutine.
@@ -38,17 +40,8 @@ type LVM struct {
 // devices that are attached are detached when the test ends.
 func New(tb testing.TB) *LVM {
 	tb.Helper()
-	if os.Geteuid() != 0 {
-		tb.Skip("lvm2 as a judge needs root for loop devices")
-	}
-	for _, tool := range []string{"lvm", "losetup"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			tb.Skipf("lvm2 as a judge needs %s, which is not installed", tool)
-		}
-	}
-	if _, err := os.Stat("/dev/loop-control"); err != nil {
-		tb.Skip("lvm2 as a judge needs loop devices, which this machine does not have")
-	}
+	judge.NeedLoop(tb)
+	judge.Need(tb, "lvm")
 	l := &LVM{Dir: tb.TempDir(), tb: tb, devs: map[string]string{}}
 	tb.Cleanup(l.Detach)
 	l.configure()
@@ -63,7 +56,7 @@ func (l *LVM) Attach(images ...string) []string {
 	var devs []string
 	for _, image := range images {
 		if l.devs[image] == "" {
-			out, err := exec.Command("losetup", "--find", "--show", image).CombinedOutput()
+			out, err := exec.Command(judge.Find("losetup"), "--find", "--show", image).CombinedOutput()
 			if err != nil {
 				l.tb.Fatalf("losetup %s: %v: %s", image, err, out)
 			}
@@ -100,7 +93,7 @@ func (l *LVM) Create(sizes ...int64) (devs, images []string) {
 func (l *LVM) Detach() {
 	l.tb.Helper()
 	for _, image := range l.order {
-		if out, err := exec.Command("losetup", "--detach", l.devs[image]).CombinedOutput(); err != nil {
+		if out, err := exec.Command(judge.Find("losetup"), "--detach", l.devs[image]).CombinedOutput(); err != nil {
 			l.tb.Errorf("losetup --detach %s: %v: %s", l.devs[image], err, out)
 		}
 	}
@@ -122,7 +115,7 @@ func (l *LVM) Run(args ...string) string {
 // Try runs one lvm command and returns what it wrote. The error is an
 // *exec.ExitError if lvm ran and failed.
 func (l *LVM) Try(args ...string) (stdout, stderr string, err error) {
-	cmd := exec.Command("lvm", append(args, "--driverloaded", "n")...)
+	cmd := exec.Command(judge.Find("lvm"), append(args, "--driverloaded", "n")...)
 	cmd.Env = append(os.Environ(), "LVM_SYSTEM_DIR="+l.Dir, "LVM_SUPPRESS_FD_WARNINGS=1", "LC_ALL=C", "TZ=UTC")
 	var out, talk bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &talk
