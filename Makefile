@@ -1,0 +1,40 @@
+# Targets for people. CI runs .ci/run, which calls `make test`.
+
+FUZZTIME ?= 30s
+VERSION  := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+
+export CGO_ENABLED = 0
+
+.PHONY: build test long race lint demo fuzz setup clean
+
+build: ## the static binary ./cowl
+	go build -trimpath -ldflags '$(LDFLAGS)' -o cowl ./cmd/cowl
+
+test: ## what every change must pass
+	go vet ./...
+	go test -timeout 20m ./...
+
+long: ## the same with the simulations' full length (hours on 2 cores)
+	COWL_LONG=1 go test -timeout 6h ./...
+
+race: ## the concurrent packages under the race detector (needs a C compiler)
+	CGO_ENABLED=1 go test -race -timeout 30m ./internal/...
+
+lint: bin/staticcheck ## gofmt, vet on three systems, staticcheck
+	scripts/lint
+
+demo: build ## the whole story on a real file system
+	./cowl demo
+
+fuzz: ## every fuzz target for FUZZTIME each
+	FUZZTIME=$(FUZZTIME) scripts/fuzz
+
+setup: ## Debian packages that the judges need (as root)
+	scripts/setup
+
+bin/staticcheck: tools/go.mod tools/go.sum
+	go build -C tools -tags tools -o ../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
+
+clean:
+	rm -rf cowl bin
