@@ -1,0 +1,37 @@
+// Package snap is the copy-on-write engine: snapshots of a block device in the
+// Linux kernel's persistent exception store, compatible with dm-snapshot in
+// both directions. It stacks over two devices, an origin and a COW device, and
+// knows nothing of LVM.
+//
+// # The life of a write
+//
+// A write to an Origin whose chunks every snapshot has already copied goes
+// straight to the origin device. Any other joins the batch that the next
+// commit takes. A commit (commit.go) does, for the whole batch:
+//
+//  1. read the old chunks from the origin, coalesced, each once for all snapshots;
+//  2. write them to every COW device, in order of new chunk, along with the
+//     exception areas behind the current one, and a zeroed area behind a full one;
+//  3. flush the COW devices;
+//  4. write each store's current area: this publishes the exceptions;
+//  5. flush the COW devices;
+//  6. enter the exceptions into the index, from where reads find them;
+//  7. write the origin, and complete the requests.
+//
+// So at any power cut an exception on disk points to complete data, and the
+// origin never holds new data whose old data is not safe. The kernel's commit
+// has the same order (drivers/md/dm-snap-persistent.c); it flushes once per
+// area write because it holds each origin write back until then.
+//
+// # Reads without locks
+//
+// A snapshot read that finds no exception reads the origin and then looks
+// again: if the chunk has been excepted meanwhile, what was read may be torn,
+// and the COW has it. Step 7 comes after step 6, so that if the second look
+// finds nothing, no origin write had begun.
+//
+// # Lock order
+//
+// Origin.gate, then committer.mu, then Store.mu. No lock is held over I/O
+// except gate, for reading, over whole requests.
+package snap

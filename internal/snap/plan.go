@@ -1,0 +1,209 @@
+package snap
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"cowl/internal/errs"
+	"cowl/internal/format/dmsnap"
+)
+
+// plan is one store's part of a commit. The first error ends it: the later
+// steps do nothing and finish invalidates the store, as the kernel does when a
+// copy or an area write fails.
+type plan struct {
+	snap  *Snapshot
+	store *Store
+	jobs  []job // in ascending order of origin chunk, once allocated
+	err   error
+
+	// The store's current area and how many entries it will have; what was
+	// current before, and is written last, if it is another one.
+	area   []byte
+	areaNo uint64
+	used   int
+}
+
+// job is a chunk to copy.
+type job struct {
+	dmsnap.Exception
+	whole bool // the snapshot's own write replaces all of it: no need to read
+}
+
+// bounds returns the job's bytes on the origin; the last chunk may be short.
+func (p *plan) bounds(j job) (off, end int64) {
+	off = p.store.layout.Off(j.Old)
+	return off, min(off+p.store.layout.ChunkBytes, p.snap.size)
+}
+
+// want adds the chunks that the store has to take before r can be made.
+func (p *plan) want(r *request) {
+	end := min(r.end(), p.snap.size)
+	filled := true
+	for off := r.off; off < end; {
+		run := p.store.nextRun(off, end)
+		if run.excepted {
+			filled = false
+		} else {
+			for chunk := p.store.chunkOf(run.off); chunk <= p.store.chunkOf(run.end()-1); chunk++ {
+				j := job{Exception: dmsnap.Exception{Old: chunk}}
+				start, stop := p.bounds(j)
+				j.whole = r.snap != nil && r.off <= start && stop <= r.end()
+				p.jobs = append(p.jobs, j)
+			}
+		}
+		off = run.end()
+	}
+	r.filled = r.snap != nil && filled
+}
+
+func (s *Store) chunkOf(off int64) uint64 { return uint64(off / s.layout.ChunkBytes) }
+
+// allocate orders the jobs and gives each the next free chunk, as the kernel's
+// prepare_exception does. Ascending origin chunks get ascending places, so
+// that a merge finds long runs.
+func (p *plan) allocate() {
+	slices.SortFunc(p.jobs, func(a, b job) int {
+		if a.whole && !b.whole {
+			return cmp.Or(cmp.Compare(a.Old, b.Old), -1)
+		}
+		return cmp.Compare(a.Old, b.Old)
+	})
+	p.jobs = slices.CompactFunc(p.jobs, func(a, b job) bool { return a.Old == b.Old })
+	s := p.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range p.jobs {
+		if s.next >= s.chunks {
+			p.err = errs.E(errs.NoSpace, "it overflowed: all %d chunks of its COW device are in use", s.chunks)
+			return
+		}
+		p.jobs[i].New = s.next
+		s.next = s.layout.SkipMetadata(s.next + 1)
+	}
+}
+
+// fill puts the new content of all jobs' chunks into buf, one behind the other,
+// and returns it, grown if need be.
+func (p *plan) fill(buf []byte, old []span, batch []*request) []byte {
+	if p.err != nil {
+		return buf
+	}
+	size := p.store.layout.ChunkBytes
+	buf = slices.Grow(buf[:0], len(p.jobs)*int(size))[:len(p.jobs)*int(size)]
+	for i, j := range p.jobs {
+		chunk := buf[i*int(size):][:size]
+		if j.whole {
+			continue
+		}
+		off, end := p.bounds(j)
+		at, _ := slices.BinarySearchFunc(old, off, func(s span, off int64) int { return cmp.Compare(s.end-1, off) })
+		if old[at].err != nil {
+			p.err = fmt.Errorf("its origin could not be read: %w", old[at].err)
+			return buf
+		}
+		clear(chunk[copy(chunk, old[at].data[off-old[at].off:end-old[at].off]):])
+	}
+	for _, r := range batch {
+		if r.snap == p.snap {
+			p.overlay(buf, r)
+		}
+	}
+	return buf
+}
+
+// overlay makes a snapshot's own change in its new chunks.
+func (p *plan) overlay(buf []byte, r *request) {
+	size := p.store.layout.ChunkBytes
+	i, _ := slices.BinarySearchFunc(p.jobs, p.store.chunkOf(r.off), func(j job, chunk uint64) int { return cmp.Compare(j.Old, chunk) })
+	for ; i < len(p.jobs) && p.store.layout.Off(p.jobs[i].Old) < r.end(); i++ {
+		r.overlay(buf[int64(i)*size:][:size], p.store.layout.Off(p.jobs[i].Old))
+	}
+}
+
+// writeChunks writes the new chunks, and all areas but the current one: what
+// stands in them does not count until the current area is full on disk.
+func (p *plan) writeChunks(buf []byte) {
+	size := p.store.layout.ChunkBytes
+	for i := 0; i < len(p.jobs) && p.err == nil; {
+		n := i + 1
+		for n < len(p.jobs) && p.jobs[n].New == p.jobs[n-1].New+1 {
+			n++
+		}
+		p.write("chunk", p.jobs[i].New, buf[int64(i)*size:int64(n)*size])
+		i = n
+	}
+	if p.err == nil {
+		p.enter()
+	}
+}
+
+// enter puts the exceptions into the areas' images.
+func (p *plan) enter() {
+	s := p.store
+	p.area, p.areaNo, p.used = s.area, s.areaNo, s.used
+	for _, j := range p.jobs {
+		dmsnap.PutEntry(p.area, p.used, j.Exception)
+		p.used++
+		if p.used == s.layout.PerArea() {
+			p.nextArea()
+		}
+	}
+	if p.areaNo != s.areaNo {
+		p.write("area", s.layout.AreaChunk(p.areaNo), p.area)
+	}
+}
+
+// nextArea leaves a full area for a fresh one. The current area's image stays
+// as it is: it will be written last.
+func (p *plan) nextArea() {
+	s := p.store
+	if p.areaNo != s.areaNo {
+		p.write("area", s.layout.AreaChunk(p.areaNo), p.area)
+	}
+	p.area, p.areaNo, p.used = make([]byte, len(s.area)), p.areaNo+1, 0
+	if s.layout.AreaChunk(p.areaNo) >= s.chunks && p.err == nil {
+		p.err = errs.E(errs.NoSpace, "it overflowed: no room for exception area %d", p.areaNo)
+	}
+}
+
+func (p *plan) write(what string, chunk uint64, b []byte) {
+	if p.err != nil {
+		return
+	}
+	if _, err := p.store.dev.WriteAt(b, p.store.layout.Off(chunk)); err != nil {
+		p.err = fmt.Errorf("its COW device failed (%s %d): %w", what, chunk, err)
+	}
+}
+
+func (p *plan) flush() {
+	if p.err != nil {
+		return
+	}
+	if err := p.store.dev.Flush(); err != nil {
+		p.err = fmt.Errorf("its COW device failed (flush): %w", err)
+	}
+}
+
+// writeArea writes the current area, the commit point.
+func (p *plan) writeArea() {
+	p.write("area", p.store.layout.AreaChunk(p.store.areaNo), p.store.area)
+}
+
+// finish enters the exceptions into the index, or invalidates the store. It
+// returns an error only if the origin must not be written: the store is
+// invalid and nobody will know after a restart.
+func (p *plan) finish() error {
+	s := p.store
+	if p.err != nil {
+		return s.invalidate(p.err.Error())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, j := range p.jobs {
+		s.index.insert(j.Exception)
+	}
+	s.area, s.areaNo, s.used = p.area, p.areaNo, p.used
+	return nil
+}

@@ -1,0 +1,230 @@
+package snap
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	"cowl/internal/block"
+	"cowl/internal/block/blocktest"
+	"cowl/internal/block/mem"
+	"cowl/internal/errs"
+)
+
+// newStore formats and opens a store on fresh memory with room for every chunk
+// of an origin of size bytes.
+func newStore(t testing.TB, size, chunk int64) *Store {
+	t.Helper()
+	return openStore(t, mem.New(2*size+64*chunk), chunk)
+}
+
+func openStore(t testing.TB, cow block.Device, chunk int64) *Store {
+	t.Helper()
+	s, err := Open(cow, Options{ChunkBytes: chunk})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func attach(t testing.TB, o *Origin, s *Store) *Snapshot {
+	t.Helper()
+	n, err := o.Attach(s, o.Size(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// An origin under snapshots of several chunk sizes must still be a device.
+func TestOriginConforms(t *testing.T) {
+	blocktest.Run(t, func(t *testing.T, size int64) block.Device {
+		o := NewOrigin(mem.New(size))
+		for _, chunk := range []int64{512, 4096, 64 << 10} {
+			attach(t, o, newStore(t, size, chunk))
+		}
+		return o
+	}, blocktest.Options{})
+}
+
+func TestSnapshotConforms(t *testing.T) {
+	blocktest.Run(t, func(t *testing.T, size int64) block.Device {
+		return attach(t, NewOrigin(mem.New(size)), newStore(t, size, 4096))
+	}, blocktest.Options{})
+}
+
+// An origin that is being merged into is a device, wherever its bytes are.
+func TestMergingOriginConforms(t *testing.T) {
+	blocktest.Run(t, func(t *testing.T, size int64) block.Device {
+		o := NewOrigin(mem.New(size))
+		s := newStore(t, size, 4096)
+		n := attach(t, o, s)
+		for off := int64(0); off+8192 < size; off += 3 * 8192 {
+			if err := n.WriteZeroes(off, 8192); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := o.StartMerge(s); err != nil {
+			t.Fatal(err)
+		}
+		attach(t, o, newStore(t, size, 4096))
+		return o
+	}, blocktest.Options{})
+}
+
+// While many write the origin, every snapshot must go on reading its instant:
+// also those that are taken in the middle of it.
+func TestSnapshotsHoldTheirInstantUnderLoad(t *testing.T) {
+	const size = 4 << 20
+	seed := blocktest.Seed(t)
+	o := NewOrigin(mem.New(size))
+	write := func(rng *rand.Rand, gen int) {
+		p := make([]byte, 512*(1+rng.IntN(40)))
+		for i := range p {
+			p[i] = byte(gen)
+		}
+		if _, err := o.WriteAt(p, rng.Int64N(size-int64(len(p)))); err != nil {
+			t.Error(err)
+		}
+	}
+	var writers sync.WaitGroup
+	stop := make(chan struct{})
+	for w := range 6 {
+		rng := rand.New(rand.NewPCG(seed, uint64(w)))
+		writers.Go(func() {
+			for gen := 0; ; gen++ {
+				select {
+				case <-stop:
+					return
+				default:
+					write(rng, gen)
+				}
+			}
+		})
+	}
+	var readers sync.WaitGroup
+	for i, chunk := range []int64{4096, 4096, 512, 32 << 10} {
+		n := attach(t, o, newStore(t, size, chunk))
+		readers.Go(func() {
+			first := make([]byte, size)
+			again := make([]byte, size)
+			read(t, n, first)
+			for round := range 20 {
+				if read(t, n, again); !bytes.Equal(first, again) {
+					t.Errorf("snapshot %d changed in round %d (seed %d)", i, round, seed)
+					return
+				}
+			}
+		})
+	}
+	readers.Wait()
+	close(stop)
+	writers.Wait()
+}
+
+func read(t testing.TB, d block.Device, p []byte) {
+	t.Helper()
+	if _, err := d.ReadAt(p, 0); err != nil {
+		t.Error(err)
+	}
+}
+
+// The kernel's rule of overflow: the snapshot dies, the origin's write
+// succeeds, and a restart finds the snapshot dead.
+func TestOverflowInvalidates(t *testing.T) {
+	const size = 1 << 20
+	for _, chunks := range []int64{3, 4, 5, 100, 258, 259} {
+		t.Run(fmt.Sprint(chunks), func(t *testing.T) {
+			cow := mem.New(chunks * 4096)
+			o := NewOrigin(mem.New(2 * size))
+			n := attach(t, o, openStore(t, cow, 4096))
+			var wrote int64
+			for n.Store().err() == nil {
+				if _, err := o.WriteAt([]byte{1}, wrote*4096); err != nil {
+					t.Fatal(err)
+				}
+				wrote++
+			}
+			if u := n.Store().Usage(); !u.Invalid || u.Reason == "" {
+				t.Fatalf("usage %+v", u)
+			}
+			if _, err := n.ReadAt(make([]byte, 1), 0); err == nil {
+				t.Fatal("an invalid snapshot was read")
+			}
+			b := make([]byte, 1)
+			if _, err := o.ReadAt(b, (wrote-1)*4096); err != nil || b[0] != 1 {
+				t.Fatalf("origin: %v %v", b, err)
+			}
+			if s := openStore(t, cow, 4096); !s.Usage().Invalid {
+				t.Fatal("valid after a restart")
+			}
+			// The kernel needs a terminating area behind a full one.
+			if want := min(chunks-2, 256) + 1; chunks < 258 && wrote != want {
+				t.Fatalf("overflowed at write %d, want %d", wrote, want)
+			}
+		})
+	}
+}
+
+// A snapshot write that finds no chunk kills the snapshot too, and fails.
+func TestSnapshotWriteOverflows(t *testing.T) {
+	o := NewOrigin(mem.New(1 << 20))
+	n := attach(t, o, openStore(t, mem.New(4*4096), 4096))
+	var err error
+	for i := int64(0); err == nil && i < 10; i++ {
+		_, err = n.WriteAt([]byte{1}, i*4096)
+	}
+	if err == nil || !n.Store().Usage().Invalid {
+		t.Fatalf("%v, %+v", err, n.Store().Usage())
+	}
+}
+
+// LVM's tools show the kernel's numbers; an empty store of 4 MiB in 4 KiB
+// chunks reads 16/8192 16.
+func TestUsageIsTheKernels(t *testing.T) {
+	o := NewOrigin(mem.New(8 << 20))
+	n := attach(t, o, openStore(t, mem.New(4<<20), 4096))
+	check := func(allocated, metadata int64) {
+		t.Helper()
+		if u := n.Store().Usage(); u.Allocated != allocated*512 || u.Total != 8192*512 || u.Metadata != metadata*512 {
+			t.Fatalf("%d/%d %d", u.Allocated/512, u.Total/512, u.Metadata/512)
+		}
+	}
+	check(16, 16)
+	for i := range int64(256) {
+		if _, err := o.WriteAt([]byte{1}, i*4096); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check(259*8, 3*8)
+}
+
+func TestAttachRefusesStrangeStores(t *testing.T) {
+	big := NewOrigin(mem.New(1 << 20))
+	s := newStore(t, 1<<20, 4096)
+	attach(t, big, s)
+	if _, err := big.WriteAt([]byte{1}, 1<<20-1); err != nil {
+		t.Fatal(err)
+	}
+	small := NewOrigin(mem.New(1 << 19))
+	if _, err := small.Attach(s, small.Size(), false); !errs.Is(err, errs.Corrupt) {
+		t.Errorf("exceptions behind the end: %v", err)
+	}
+	if _, err := big.Attach(s, big.Size(), false); !errs.Is(err, errs.Conflict) {
+		t.Errorf("attached twice: %v", err)
+	}
+	if _, err := big.Attach(newStore(t, 1<<20, 4096), 2<<20, false); !errs.Is(err, errs.Corrupt) {
+		t.Errorf("larger than the origin: %v", err)
+	}
+}
+
+func TestReadOnlySnapshotRefusesWrites(t *testing.T) {
+	o := NewOrigin(mem.New(1 << 20))
+	n, err := o.Attach(newStore(t, 1<<20, 4096), o.Size(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocktest.RunReadOnly(t, n, make([]byte, 1<<20))
+}

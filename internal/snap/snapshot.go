@@ -1,0 +1,210 @@
+package snap
+
+import (
+	"iter"
+
+	"cowl/internal/block"
+	"cowl/internal/errs"
+)
+
+// Snapshot is the content that an origin had when it was attached, with the
+// writes that the snapshot itself received since. It is a device of its own
+// size, whatever becomes of the origin's.
+//
+// A snapshot that overflows becomes invalid: every request fails from then
+// on, as the kernel's do. It is never silently wrong.
+type Snapshot struct {
+	origin   *Origin
+	store    *Store
+	size     int64
+	readOnly bool
+	detached bool // guarded by origin.gate
+}
+
+// Store returns the exception store behind the snapshot.
+func (n *Snapshot) Store() *Store { return n.store }
+
+// usable returns why requests fail, nil if they need not. The caller holds
+// the origin's gate.
+func (n *Snapshot) usable() error {
+	if n.detached {
+		return errs.E(errs.Conflict, "snapshot is no longer attached to its origin")
+	}
+	return n.store.err()
+}
+
+// ReadAt implements block.Device.
+func (n *Snapshot) ReadAt(p []byte, off int64) (int, error) {
+	if err := block.CheckRange(off, int64(len(p)), n.size); err != nil {
+		return 0, err
+	}
+	n.origin.gate.RLock()
+	defer n.origin.gate.RUnlock()
+	if err := n.usable(); err != nil {
+		return 0, err
+	}
+	for done := 0; done < len(p); {
+		r := n.store.nextRun(off+int64(done), off+int64(len(p)))
+		if err := n.readRun(p[done:done+int(r.length)], r); err != nil {
+			return done, err
+		}
+		done += int(r.length)
+	}
+	return len(p), nil
+}
+
+// readRun reads a run that does not cross its end. What came from the origin
+// counts only if it is still not excepted afterwards: see the package comment.
+func (n *Snapshot) readRun(p []byte, r run) error {
+	if r.excepted {
+		_, err := n.store.dev.ReadAt(p, r.cow)
+		return err
+	}
+	if _, err := n.origin.dev.ReadAt(p, r.off); err != nil {
+		return err
+	}
+	if err := n.store.err(); err != nil {
+		return err
+	}
+	for off := r.off; off < r.end(); {
+		now := n.store.nextRun(off, r.end())
+		if now.excepted {
+			if _, err := n.store.dev.ReadAt(p[now.off-r.off:now.end()-r.off], now.cow); err != nil {
+				return err
+			}
+		}
+		off = now.end()
+	}
+	return nil
+}
+
+// WriteAt implements block.Device.
+func (n *Snapshot) WriteAt(p []byte, off int64) (int, error) {
+	if err := n.mutate(change{op: opWrite, off: off, length: int64(len(p)), data: p}); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// WriteZeroes implements block.Device.
+func (n *Snapshot) WriteZeroes(off, length int64) error {
+	return n.mutate(change{op: opZeroes, off: off, length: length})
+}
+
+// Discard implements block.Device. It is advice, and a snapshot never gives a
+// chunk back, so that nothing is done.
+func (n *Snapshot) Discard(off, length int64) error {
+	if n.readOnly {
+		return block.ErrReadOnly
+	}
+	return block.CheckRange(off, length, n.size)
+}
+
+// mutate changes what is excepted on the COW device, and sends the rest
+// through the committer, which excepts it first.
+func (n *Snapshot) mutate(c change) error {
+	if n.readOnly {
+		return block.ErrReadOnly
+	}
+	if err := block.CheckRange(c.off, c.length, n.size); err != nil {
+		return err
+	}
+	n.origin.gate.RLock()
+	defer n.origin.gate.RUnlock()
+	for off := c.off; off < c.end(); {
+		if err := n.usable(); err != nil {
+			return err
+		}
+		r := n.store.nextRun(off, c.end())
+		part := c.part(r.off, r.end())
+		var err error
+		if r.excepted {
+			err = part.at(r.cow).apply(n.store.dev)
+		} else {
+			err = n.origin.commit.pieces(n, part)
+		}
+		if err != nil {
+			return err
+		}
+		off = r.end()
+	}
+	return nil
+}
+
+// Flush implements block.Device.
+func (n *Snapshot) Flush() error {
+	n.origin.gate.RLock()
+	defer n.origin.gate.RUnlock()
+	if err := n.usable(); err != nil {
+		return err
+	}
+	return n.store.dev.Flush()
+}
+
+// Extents implements block.Device. Depth 0 is the snapshot's own COW device,
+// everything else the origin's, one deeper.
+func (n *Snapshot) Extents(off, length int64) iter.Seq2[block.Extent, error] {
+	return func(yield func(block.Extent, error) bool) {
+		if err := block.CheckRange(off, length, n.size); err != nil {
+			yield(block.Extent{}, err)
+			return
+		}
+		n.origin.gate.RLock()
+		defer n.origin.gate.RUnlock()
+		if err := n.usable(); err != nil {
+			yield(block.Extent{}, err)
+			return
+		}
+		for end := off + length; off < end; {
+			r := n.store.nextRun(off, end)
+			if r.excepted {
+				if !yield(block.Extent{Off: r.off, Len: r.length, Kind: block.Data}, nil) {
+					return
+				}
+			} else if !n.originExtents(r, yield) {
+				return
+			}
+			off = r.end()
+		}
+	}
+}
+
+// originExtents yields the origin's extents of a run without exceptions. The
+// second look is the one of readRun: a hole may be one that was punched after
+// its data was copied out.
+func (n *Snapshot) originExtents(r run, yield func(block.Extent, error) bool) bool {
+	for e, err := range n.origin.dev.Extents(r.off, r.length) {
+		if err != nil {
+			yield(block.Extent{}, err)
+			return false
+		}
+		e.Depth++
+		for off := e.Off; off < e.End(); {
+			now := n.store.nextRun(off, e.End())
+			part := block.Extent{Off: now.off, Len: now.length, Kind: e.Kind, Depth: e.Depth}
+			if now.excepted {
+				part.Kind, part.Depth = block.Data, 0
+			}
+			if !yield(part, nil) {
+				return false
+			}
+			off = now.end()
+		}
+	}
+	return true
+}
+
+// Size implements block.Device.
+func (n *Snapshot) Size() int64 { return n.size }
+
+// Caps implements block.Device.
+func (n *Snapshot) Caps() block.Caps {
+	return block.Caps{ReadOnly: n.readOnly, BlockSize: max(n.origin.dev.Caps().BlockSize, n.store.dev.Caps().BlockSize)}
+}
+
+// Close implements block.Device: it detaches the snapshot. The COW device
+// stays open.
+func (n *Snapshot) Close() error {
+	n.origin.Detach(n)
+	return nil
+}

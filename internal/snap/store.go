@@ -1,0 +1,333 @@
+package snap
+
+import (
+	"fmt"
+	"iter"
+	"math"
+	"sync"
+
+	"cowl/internal/block"
+	"cowl/internal/errs"
+	"cowl/internal/format/dmsnap"
+)
+
+// Store is an exception store on a COW device: which chunks of the origin it
+// keeps, and where. It becomes part of an Origin by Attach or StartMerge; from
+// then on the origin's committer alone allocates and commits.
+type Store struct {
+	dev    block.Device
+	layout dmsnap.Layout
+	chunks uint64 // whole chunks on dev
+
+	// area is the image of the current area. It belongs to whoever commits.
+	area []byte
+
+	mu       sync.RWMutex // guards all below
+	index    index
+	areaNo   uint64 // the current area
+	used     int    // entries in it
+	next     uint64 // the chunk to allocate next
+	invalid  bool
+	unmarked bool // invalid, but the disk does not say so yet
+	failed   bool // a merge step failed
+	reason   string
+}
+
+// Options is how Open treats a COW device.
+type Options struct {
+	// ChunkBytes is the chunk size of a store that was never used. One that
+	// was used says its own, as for the kernel.
+	ChunkBytes int64
+	// ReadOnly leaves the device untouched.
+	ReadOnly bool
+}
+
+// Usage is what dm-snapshot's status line reports, in bytes.
+type Usage struct {
+	Allocated int64 // header, metadata and data
+	Total     int64 // of the COW device
+	Metadata  int64 // header and areas
+	Invalid   bool
+	// MergeFailed is set by a merge step that failed; the merge goes on at the
+	// next activation.
+	MergeFailed bool
+	Reason      string // why it is invalid or failed, for people
+}
+
+// Format writes an empty store: area 0, then the header, which is what makes
+// it a store. Nothing else of the device is touched.
+func Format(cow block.Device, chunkBytes int64) error {
+	if err := dmsnap.CheckChunk(chunkBytes); err != nil {
+		return err
+	}
+	l := dmsnap.Layout{ChunkBytes: chunkBytes}
+	if l.Chunks(cow.Size()) < 3 {
+		return errs.E(errs.NoSpace, "a COW device of %d bytes holds no snapshot: 3 chunks of %d bytes is the least", cow.Size(), chunkBytes)
+	}
+	header := make([]byte, chunkBytes)
+	copy(header, dmsnap.Header{Valid: true, ChunkBytes: chunkBytes}.Encode())
+	if err := cow.WriteZeroes(l.Off(l.AreaChunk(0)), chunkBytes); err != nil {
+		return fmt.Errorf("format exception store: %w", err)
+	}
+	if err := cow.Flush(); err != nil {
+		return fmt.Errorf("format exception store: %w", err)
+	}
+	if _, err := cow.WriteAt(header, 0); err != nil {
+		return fmt.Errorf("format exception store: %w", err)
+	}
+	if err := cow.Flush(); err != nil {
+		return fmt.Errorf("format exception store: %w", err)
+	}
+	return nil
+}
+
+// Open loads a store. A device that was never used as one (its magic is zero)
+// is formatted, as the kernel does on first activation. A store that was
+// invalidated opens, and reports itself Invalid. Bytes that cannot be a store
+// are errs.Corrupt.
+func Open(cow block.Device, o Options) (*Store, error) {
+	b := make([]byte, dmsnap.HeaderSize)
+	if cow.Size() < int64(len(b)) {
+		return nil, errs.E(errs.Corrupt, "open exception store: the COW device has %d bytes", cow.Size())
+	}
+	if _, err := cow.ReadAt(b, 0); err != nil {
+		return nil, fmt.Errorf("read exception store header: %w", err)
+	}
+	h, isNew, err := dmsnap.DecodeHeader(b)
+	switch {
+	case err != nil:
+		return nil, err
+	case isNew:
+		h = dmsnap.Header{Valid: true, ChunkBytes: o.ChunkBytes}
+		if err := dmsnap.CheckChunk(h.ChunkBytes); err != nil {
+			return nil, err
+		}
+	}
+	s := &Store{dev: cow, layout: dmsnap.Layout{ChunkBytes: h.ChunkBytes}, next: dmsnap.FirstData}
+	s.chunks = s.layout.Chunks(cow.Size())
+	s.area = make([]byte, h.ChunkBytes)
+	switch {
+	case s.chunks > 1<<32:
+		return nil, errs.E(errs.Unsupported, "open exception store: %d chunks are more than 2^32; use larger chunks", s.chunks)
+	case isNew && o.ReadOnly:
+		return s, nil
+	case isNew:
+		return s, Format(cow, h.ChunkBytes)
+	case !h.Valid:
+		s.invalid, s.reason = true, "it overflowed or lost its COW device earlier"
+		return s, nil
+	}
+	if err := s.load(); err != nil {
+		return nil, err
+	}
+	if !o.ReadOnly {
+		err = s.clearTail()
+	}
+	return s, err
+}
+
+// load reads the areas up to the first that is not full, as the kernel's
+// read_exceptions does, and derives the next free chunk.
+func (s *Store) load() error {
+	var highest uint64
+	for s.areaNo = 0; ; s.areaNo++ {
+		chunk := s.layout.AreaChunk(s.areaNo)
+		if chunk >= s.chunks {
+			return errs.E(errs.Corrupt, "load exception store: area %d is full and area %d lies behind the device's %d chunks", s.areaNo-1, s.areaNo, s.chunks)
+		}
+		if _, err := s.dev.ReadAt(s.area, s.layout.Off(chunk)); err != nil {
+			return fmt.Errorf("read exception area %d: %w", s.areaNo, err)
+		}
+		s.used = dmsnap.Used(s.area)
+		for i := range s.used {
+			e := dmsnap.Entry(s.area, i)
+			if err := s.checkEntry(e); err != nil {
+				return fmt.Errorf("exception area %d, entry %d: %w", s.areaNo, i, err)
+			}
+			if !s.index.insert(e) {
+				return errs.E(errs.Corrupt, "exception area %d, entry %d: chunk %d is excepted twice", s.areaNo, i, e.Old)
+			}
+			highest = max(highest, e.New)
+		}
+		if s.used < s.layout.PerArea() {
+			break
+		}
+	}
+	s.next = s.layout.SkipMetadata(max(s.next, highest+1))
+	return nil
+}
+
+func (s *Store) checkEntry(e dmsnap.Exception) error {
+	if e.New >= s.chunks || !s.layout.IsData(e.New) {
+		return errs.E(errs.Corrupt, "chunk %d of the COW device's %d cannot hold data", e.New, s.chunks)
+	}
+	if e.Old >= math.MaxInt64>>1/uint64(s.layout.ChunkBytes) {
+		return errs.E(errs.Corrupt, "chunk %d is behind every device's end", e.Old)
+	}
+	return nil
+}
+
+// clearTail zeroes what stands behind the current area's terminator. A power
+// cut in the middle of an area write can leave entries there that no reader
+// sees, until later entries fill the gap and make them count: then they would
+// point to chunks that have been given to others.
+func (s *Store) clearTail() error {
+	tail := s.area[s.used*dmsnap.EntrySize:]
+	dirty := false
+	for i, b := range tail {
+		if b != 0 {
+			tail[i], dirty = 0, true
+		}
+	}
+	if !dirty {
+		return nil
+	}
+	if _, err := s.dev.WriteAt(s.area, s.layout.Off(s.layout.AreaChunk(s.areaNo))); err != nil {
+		return fmt.Errorf("clear exception area %d behind its end: %w", s.areaNo, err)
+	}
+	if err := s.dev.Flush(); err != nil {
+		return fmt.Errorf("clear exception area %d behind its end: %w", s.areaNo, err)
+	}
+	return nil
+}
+
+// ChunkBytes returns the chunk size in bytes.
+func (s *Store) ChunkBytes() int64 { return s.layout.ChunkBytes }
+
+// Usage returns the numbers of dm-snapshot's status line at this moment.
+func (s *Store) Usage() Usage {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return Usage{
+		Allocated:   s.layout.Off(s.next),
+		Total:       s.dev.Size(),
+		Metadata:    s.layout.Off(s.areaNo + 2),
+		Invalid:     s.invalid,
+		MergeFailed: s.failed,
+		Reason:      s.reason,
+	}
+}
+
+// Grow tells the store that its COW device has been extended.
+func (s *Store) Grow() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.chunks = min(s.layout.Chunks(s.dev.Size()), 1<<32)
+}
+
+// Count returns how many exceptions there are.
+func (s *Store) Count() int {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.index.count
+}
+
+// Exceptions walks a copy of the exceptions in order of origin chunk, as they
+// are at the moment of the call.
+func (s *Store) Exceptions() iter.Seq[dmsnap.Exception] {
+	s.mu.RLock()
+	list := make([]dmsnap.Exception, 0, s.index.count)
+	for e := range s.index.all() {
+		list = append(list, e)
+	}
+	s.mu.RUnlock()
+	return func(yield func(dmsnap.Exception) bool) {
+		for _, e := range list {
+			if !yield(e) {
+				return
+			}
+		}
+	}
+}
+
+// err returns why the store cannot be used, nil if it can.
+func (s *Store) err() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.invalid {
+		return errs.E(errs.Other, "snapshot is invalid: %s", s.reason)
+	}
+	return nil
+}
+
+// wantsCommit reports whether a change of the origin concerns the store: it
+// is valid, or invalid and the disk has to be told before the origin changes.
+func (s *Store) wantsCommit() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return !s.invalid || s.unmarked
+}
+
+// invalidate makes the store unusable for good, on disk as well: the header
+// with valid = 0 is durable when it returns nil. Only then may the origin be
+// written without a copy: otherwise the store would come back after a restart
+// as a valid one with wrong data.
+func (s *Store) invalidate(reason string) error {
+	s.mu.Lock()
+	if !s.invalid {
+		s.invalid, s.reason = true, reason
+	}
+	s.unmarked = true
+	s.mu.Unlock()
+	h := dmsnap.Header{ChunkBytes: s.layout.ChunkBytes}
+	_, err := s.dev.WriteAt(h.Encode(), 0)
+	if err == nil {
+		err = s.dev.Flush()
+	}
+	if err != nil {
+		return errs.WithHint(errs.E(errs.Other, "snapshot is invalid, and its COW device cannot be told so: %w", err),
+			"Remove the snapshot to let its origin be written again.")
+	}
+	s.mu.Lock()
+	s.unmarked = false
+	s.mu.Unlock()
+	return nil
+}
+
+// run is a stretch of the origin's bytes that lies in one piece.
+type run struct {
+	off, length int64
+	excepted    bool
+	cow         int64 // where on the COW device, if excepted
+}
+
+func (r run) end() int64 { return r.off + r.length }
+
+// nextRun returns the run that begins at off, at most to end.
+func (s *Store) nextRun(off, end int64) run {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	c := s.layout.ChunkBytes
+	chunk := uint64(off / c)
+	e, ok := s.index.next(chunk)
+	if !ok || e.Old > chunk {
+		if ok && e.Old <= uint64(end/c) {
+			end = min(end, s.layout.Off(e.Old))
+		}
+		return run{off: off, length: end - off}
+	}
+	r := run{off: off, excepted: true, cow: s.layout.Off(e.New) + off%c}
+	stop := s.layout.Off(e.Old + 1)
+	for stop < end {
+		n, ok := s.index.get(e.Old + 1)
+		if !ok || n != e.New+1 {
+			break
+		}
+		e = dmsnap.Exception{Old: e.Old + 1, New: n}
+		stop = s.layout.Off(e.Old + 1)
+	}
+	r.length = min(stop, end) - off
+	return r
+}
+
+// covers reports whether every chunk of a range is excepted.
+func (s *Store) covers(off, end int64) bool {
+	for off < end {
+		r := s.nextRun(off, end)
+		if !r.excepted {
+			return false
+		}
+		off = r.end()
+	}
+	return true
+}
