@@ -7,8 +7,9 @@ type SizeOf string
 const (
 	OfVG     SizeOf = "VG"     // all extents of the group
 	OfFree   SizeOf = "FREE"   // its free extents
-	OfPVs    SizeOf = "PVS"    // the free extents of the PVs named on the command line
+	OfPVs    SizeOf = "PVS"    // the extents of the PVs named on the command line
 	OfOrigin SizeOf = "ORIGIN" // the origin's extents plus what a snapshot's metadata needs
+	OfLV     SizeOf = "LV"     // the volume's present extents, when it is extended
 )
 
 // Size is a size as a person asks for it: bytes (-L), extents (-l N), or a
@@ -22,10 +23,45 @@ type Size struct {
 }
 
 // PVRange limits allocation to extents of one PV: "PV" or "PV:start-end".
+// Operations want it resolved: PV is then the key of the group's metadata.
 type PVRange struct {
-	PV         string // path, or the metadata key once resolved
-	Start, End Extents
-	Whole      bool // no range was given
+	PV         string  // path or "@tag" as a person types it, or the metadata key once resolved
+	Start, End Extents // the first and last extent, unless Whole
+	Whole      bool    // no range was given
+}
+
+// PVSpec describes a physical volume that joins a group.
+type PVSpec struct {
+	ID      UUID
+	Device  string // path, stored as a hint
+	DevSize Sectors
+	PEStart Sectors
+	// DataSize is the length of the data area, 0 if it ends with the device.
+	DataSize        Sectors
+	BAStart, BASize Sectors
+
+	DeviceIDType, DeviceID string
+	Tags                   []string
+}
+
+// GroupSpec asks for a new volume group.
+type GroupSpec struct {
+	Name           string
+	ExtentSize     Sectors // 0: 4 MiB
+	MaxLV, MaxPV   uint64  // 0: no limit
+	Allocation     string  // "" for normal
+	MetadataCopies uint64
+	Tags           []string
+	PVs            []PVSpec
+}
+
+// ExtendSpec asks for more space for a logical volume.
+type ExtendSpec struct {
+	Name string
+	Size Size
+	// Relative: Size is what is added, otherwise what the volume shall have.
+	Relative bool
+	PVs      []PVRange
 }
 
 // LVSpec asks for a new linear logical volume.
