@@ -13,6 +13,7 @@ func (g *Group) Clone() *Group {
 	c.Flags = slices.Clone(g.Flags)
 	c.Tags = slices.Clone(g.Tags)
 	c.Extra = cloneNodes(g.Extra)
+	c.Outer = cloneNodes(g.Outer)
 	c.PVs = make([]*PV, len(g.PVs))
 	for i, pv := range g.PVs {
 		c.PVs[i] = pv.clone()

@@ -53,6 +53,11 @@ type Group struct {
 	Description  string
 	CreationHost string
 	CreationTime int64 // seconds since the epoch
+	// Program, HostNote and TimeNote are the remarks that go with it: "Generated
+	// by LVM2 version ...", the host's kernel, the time in words.
+	Program, HostNote, TimeNote string
+	// Outer is like Extra, of what stands outside of the group's section.
+	Outer []config.Node
 }
 
 // PV is a physical volume as its group describes it.
