@@ -35,7 +35,7 @@ type Options struct {
 
 // DefaultSizes are what a device's arithmetic goes wrong at: less than a
 // sector, odd sectors, not a multiple of a page, more than a few pages.
-var DefaultSizes = []int64{1, 511, 512, 4096, 5*512 + 7, 64<<10 + 512, 1<<20 + 4096 - 1}
+var DefaultSizes = []int64{1, 511, 512, 4096, 5*512 + 7, 64<<10 + 512, 256<<10 + 4095}
 
 // Run runs the suite. The factory makes a new device of exactly the size asked
 // for, and cleans up with t.Cleanup; the suite closes what it gets.
