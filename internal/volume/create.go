@@ -30,7 +30,8 @@ func (g *Group) CreateLV(spec LVSpec, s Stamp) (*Change, error) {
 	if err := next.growNew(lv, need, spec.Size, spec.PVs); err != nil {
 		return nil, err
 	}
-	next.insertLV(lv)
+	next.LVs = append(next.LVs, lv)
+	next.sortVisible()
 	return c, nil
 }
 
@@ -68,15 +69,13 @@ func newLV(name string, tags []string, readOnly bool, s Stamp) *LV {
 	return lv
 }
 
-// insertLV puts an LV where LVM2 writes it: behind the last visible one, as
-// the internal LVs come last.
-func (g *Group) insertLV(lv *LV) {
-	g.LVs = append(g.LVs, lv)
+// sortVisible brings the LVs into the order in which LVM2 writes them: the
+// visible ones first, otherwise as they were.
+func (g *Group) sortVisible() {
 	visible := make(map[*LV]bool, len(g.LVs))
 	for _, v := range g.Visible() {
 		visible[v] = true
 	}
-	visible[lv] = !lv.isHolder()
 	slices.SortStableFunc(g.LVs, func(a, b *LV) int {
 		switch {
 		case visible[a] == visible[b]:

@@ -45,7 +45,7 @@ func (g *Group) checkExtendable(lv *LV) error {
 		return err
 	}
 	if s, ok := g.SnapshotOf(lv); ok && s.Segment.Merging {
-		return errs.E(errs.Conflict, "Unable to resize merging snapshot %s/%s.", g.Name, lv.Name)
+		return errs.E(errs.Conflict, "Can't resize internal logical volume %s/%s.", g.Name, lv.Name)
 	}
 	if len(lv.Segments) == 0 || len(lv.Segments[len(lv.Segments)-1].Stripes) != 1 {
 		return errs.E(errs.Unsupported, "Logical volume %s/%s is striped; cowl extends linear volumes only.", g.Name, lv.Name)
@@ -99,7 +99,7 @@ func (g *Group) capCow(s Snap, want Extents, c *Change) Extents {
 	limit := g.ExtentsFor(CowMax(g.ExtentBytes(s.Origin.Extents()), s.Segment.ChunkSize))
 	limit = max(limit, s.Cow.Extents())
 	if want > limit {
-		c.note("Reducing COW size %s down to maximum usable size %s.", LongSize(g.ExtentBytes(want)), LongSize(g.ExtentBytes(limit)))
+		c.note("Reached maximum COW size %s (%d extents).", LongSize(g.ExtentBytes(limit)), limit)
 		want = limit
 	}
 	return want

@@ -134,7 +134,11 @@ func total(runs []Run) Extents {
 // ExtentsFor returns the smallest number of extents that hold the bytes.
 func (g *Group) ExtentsFor(bytes int64) Extents {
 	unit := g.ExtentSize.Bytes()
-	return Extents((bytes-1)/unit + 1)
+	n := bytes / unit
+	if bytes%unit != 0 {
+		n++
+	}
+	return Extents(n)
 }
 
 // ExtentBytes returns what a number of extents is in bytes.

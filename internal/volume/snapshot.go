@@ -57,8 +57,8 @@ func (g *Group) CreateSnapshot(spec SnapshotSpec, s Stamp) (*Change, error) {
 		Count: origin.Extents(), Type: Snapshot,
 		ChunkSize: spec.ChunkSize, Origin: origin.Name, Store: cow.Name,
 	}}
-	next.LVs = append(next.LVs, holder) // first, so that the store is seen to be one
-	next.insertLV(cow)
+	next.LVs = append(next.LVs, cow, holder)
+	next.sortVisible()
 	return c, nil
 }
 
@@ -75,7 +75,7 @@ func (g *Group) checkOrigin(name string) (*LV, error) {
 		return nil, err
 	}
 	if _, merging := g.MergingInto(lv); merging {
-		return nil, errs.E(errs.Conflict, "Snapshots of an origin that has a merging snapshot is not supported")
+		return nil, errs.E(errs.Conflict, "Snapshots of an origin that has a merging snapshot are not supported.")
 	}
 	return lv, nil
 }
@@ -134,7 +134,7 @@ func (g *Group) StartMerge(name string) (*Change, error) {
 	case !ok:
 		return nil, errs.E(errs.Usage, "Logical volume \"%s/%s\" is not a snapshot.", g.Name, name)
 	case s.Segment.Merging:
-		return nil, errs.E(errs.Conflict, "Snapshot %s is already merging.", name)
+		return nil, errs.E(errs.Conflict, "Snapshot %s/%s is already merging.", g.Name, name)
 	}
 	for _, lv := range []*LV{s.Origin, cow} {
 		if err := g.checkSupported(lv); err != nil {
@@ -142,12 +142,13 @@ func (g *Group) StartMerge(name string) (*Change, error) {
 		}
 	}
 	if other, busy := g.MergingInto(s.Origin); busy {
-		return nil, errs.E(errs.Conflict, "Cannot merge snapshot %s: %s is already merging into origin %s.", name, other.Cow.Name, s.Origin.Name)
+		return nil, errs.E(errs.Conflict, "Cannot merge snapshot %[1]s/%[2]s into the origin %[1]s/%[3]s with merging snapshot %[1]s/%[4]s.", g.Name, name, s.Origin.Name, other.Cow.Name)
 	}
 	next := g.Clone()
 	holder := next.LV(s.Holder.Name)
 	holder.Status = slices.DeleteFunc(holder.Status, func(w string) bool { return w == StatusVisible })
 	holder.Segments[0].Merging = true
+	next.sortVisible()
 	return &Change{Group: next, LVs: []string{name}}, nil
 }
 
@@ -176,7 +177,7 @@ func (g *Group) RemoveLV(name string) (*Change, error) {
 		return nil, err
 	}
 	if s, ok := g.SnapshotOf(lv); ok && s.Segment.Merging {
-		return nil, errs.E(errs.Conflict, "Can't remove merging snapshot logical volume \"%s/%s\".", g.Name, name)
+		return nil, errs.E(errs.Conflict, "Can't remove merging snapshot logical volume %s/%s.", g.Name, name)
 	}
 	if err := g.checkSupported(lv); err != nil {
 		return nil, err
