@@ -1,0 +1,421 @@
+package snap
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+
+	"cowl/internal/block"
+	"cowl/internal/block/crash"
+)
+
+// The machine runs random operations on an origin with snapshots, merges and
+// restarts, beside a model that knows what every byte may be. Disks are the
+// caller's: plain memory, failing ones, or ones whose power is cut.
+
+const sector = block.SectorSize
+
+// content is what a device should hold: its bytes, and for sectors written
+// since the last flush the older versions that a power cut may leave.
+type content struct {
+	cur   []byte
+	older map[int64][][]byte // by sector number
+}
+
+func newContent(p []byte) *content { return &content{cur: bytes.Clone(p), older: map[int64][][]byte{}} }
+
+func (c *content) clone() *content {
+	n := newContent(c.cur)
+	for s, versions := range c.older {
+		n.older[s] = slices.Clone(versions)
+	}
+	return n
+}
+
+func (c *content) write(off int64, p []byte) {
+	for s := off / sector; s <= (off+int64(len(p))-1)/sector && len(p) > 0; s++ {
+		c.older[s] = append(c.older[s], bytes.Clone(c.sector(s)))
+	}
+	copy(c.cur[off:], p)
+}
+
+func (c *content) sector(s int64) []byte {
+	return c.cur[s*sector : min((s+1)*sector, int64(len(c.cur)))]
+}
+
+func (c *content) flushed() { clear(c.older) }
+
+// settle compares what was read with what may be there. With uncertain, older
+// versions count as well; they are gone afterwards: what was read is what is.
+func (c *content) settle(got []byte, uncertain bool) error {
+	for s := int64(0); s*sector < int64(len(got)); s++ {
+		g := got[s*sector : min((s+1)*sector, int64(len(got)))]
+		ok := bytes.Equal(g, c.sector(s)) ||
+			uncertain && slices.ContainsFunc(c.older[s], func(o []byte) bool { return bytes.Equal(g, o) })
+		if !ok {
+			return fmt.Errorf("sector %d is %x..., want %x... (%d older versions)", s, g[:4], c.sector(s)[:4], len(c.older[s]))
+		}
+	}
+	if uncertain {
+		copy(c.cur, got)
+		c.flushed()
+	}
+	return nil
+}
+
+// slot is a place for a snapshot: a COW disk and what is on it.
+type slot struct {
+	disk     block.Device
+	size     int64 // of the snapshot
+	chunk    int64
+	store    *Store
+	snap     *Snapshot // nil unless attached
+	merging  bool
+	dead     bool // known invalid for good
+	mayDie   bool // an operation failed that may have invalidated it
+	fileData *content
+}
+
+func (s *slot) used() bool { return s.snap != nil || s.merging }
+
+type machine struct {
+	rng   *rand.Rand
+	disk  block.Device // the origin's
+	slots []*slot
+	o     *Origin
+	data  *content // of the origin as its user sees it
+	gen   byte
+	log   []string
+	align int64 // of offsets and lengths, bytes
+}
+
+// newMachine starts with an origin of zeroes and unused COW disks.
+func newMachine(rng *rand.Rand, origin block.Device, cows []block.Device) *machine {
+	m := &machine{rng: rng, disk: origin, data: newContent(make([]byte, origin.Size())), align: sector}
+	for _, d := range cows {
+		m.slots = append(m.slots, &slot{disk: d})
+	}
+	m.o = NewOrigin(origin)
+	return m
+}
+
+// step makes one random operation. An error is the devices': the operation
+// may have happened in part.
+func (m *machine) step() error {
+	type op struct {
+		weight int
+		name   string
+		run    func() error
+	}
+	ops := []op{
+		{30, "write origin", m.writeOrigin},
+		{10, "burst", m.burst},
+		{8, "write snapshot", m.writeSnapshot},
+		{4, "zero", m.zero},
+		{6, "flush", m.flush},
+		{5, "attach", m.attach},
+		{1, "detach", m.detach},
+		{2, "start merge", m.startMerge},
+		{12, "merge step", m.mergeStep},
+		{1, "restart", m.restart},
+	}
+	total := 0
+	for _, o := range ops {
+		total += o.weight
+	}
+	pick := m.rng.IntN(total)
+	for _, o := range ops {
+		if pick -= o.weight; pick < 0 {
+			m.log = append(m.log, o.name)
+			err := o.run()
+			m.bury(err)
+			return err
+		}
+	}
+	panic("unreachable")
+}
+
+// bury notes which snapshots are dead. One that died in an operation that
+// succeeded is dead on disk; after a failed one that is not sure. A device's
+// failure, too, may kill; the lack of power may not.
+func (m *machine) bury(err error) {
+	for _, s := range m.slots {
+		if s.snap == nil || s.store == nil || s.store.err() == nil {
+			continue
+		}
+		switch overflowed := strings.Contains(s.store.reason, "overflowed"); {
+		case err == nil && !s.store.unmarked:
+			s.dead = true
+		case overflowed || !errors.Is(err, crash.ErrPowerCut):
+			s.mayDie = true
+		}
+	}
+}
+
+// clone returns the machine as it is, on other disks that hold what a power
+// cut left, switched off.
+func (m *machine) clone(disks []*crash.Disk) *machine {
+	c := *m
+	c.rng = rand.New(rand.NewPCG(m.rng.Uint64(), 0))
+	c.disk, c.o, c.log, c.data = disks[0], nil, slices.Clone(m.log), m.data.clone()
+	c.slots = nil
+	for i, s := range m.slots {
+		n := *s
+		n.disk, n.store = disks[i+1], nil
+		if s.fileData != nil {
+			n.fileData = s.fileData.clone()
+		}
+		if s.merging { // the origin's user sees the snapshot's content
+			n.fileData = c.data
+		}
+		c.slots = append(c.slots, &n)
+	}
+	return &c
+}
+
+func (m *machine) rangeIn(size int64) (off, length int64) {
+	off = m.rng.Int64N(size/m.align) * m.align
+	length = min((1+m.rng.Int64N(24))*m.align, size-off)
+	if m.rng.IntN(3) == 0 { // whole chunks
+		off = off / 4096 * 4096
+		length = min(4096*(1+m.rng.Int64N(4)), size-off)
+	}
+	return off, length
+}
+
+func (m *machine) bytes(n int64) []byte {
+	m.gen++
+	p := make([]byte, n)
+	for i := range p {
+		p[i] = m.gen
+	}
+	return p
+}
+
+func (m *machine) writeOrigin() error {
+	off, n := m.rangeIn(m.o.Size())
+	p := m.bytes(n)
+	m.data.write(off, p)
+	_, err := m.o.WriteAt(p, off)
+	return err
+}
+
+// alive returns a random attached snapshot that has not died, nil if none.
+func (m *machine) alive() *slot {
+	var live []*slot
+	for _, s := range m.slots {
+		if s.snap != nil && s.store.err() == nil {
+			live = append(live, s)
+		}
+	}
+	if len(live) == 0 {
+		return nil
+	}
+	return live[m.rng.IntN(len(live))]
+}
+
+func (m *machine) writeSnapshot() error {
+	s := m.alive()
+	if s == nil {
+		return nil
+	}
+	off, n := m.rangeIn(s.size)
+	p := m.bytes(n)
+	s.fileData.write(off, p)
+	_, err := s.snap.WriteAt(p, off)
+	if s.store.err() != nil {
+		return nil // it overflowed, which is no device's error
+	}
+	return err
+}
+
+func (m *machine) zero() error {
+	off, n := m.rangeIn(m.o.Size())
+	m.data.write(off, make([]byte, n))
+	return m.o.WriteZeroes(off, n)
+}
+
+// burst gives the committer several requests in one batch, as parallel
+// clients do.
+func (m *machine) burst() error {
+	if m.o.merge != nil {
+		return nil
+	}
+	var reqs []*request
+	for range 2 + m.rng.IntN(6) {
+		s := m.alive()
+		target, snap, size := m.data, (*Snapshot)(nil), m.o.Size()
+		if s != nil && m.rng.IntN(4) == 0 {
+			target, snap, size = s.fileData, s.snap, s.size
+		}
+		off, n := m.rangeIn(size)
+		if slices.ContainsFunc(reqs, func(r *request) bool { return r.snap == snap && off < r.end() && r.off < off+n }) {
+			continue // what overlaps in a batch has no order
+		}
+		p := m.bytes(n)
+		target.write(off, p)
+		reqs = append(reqs, &request{snap: snap, change: change{op: opWrite, off: off, length: n, data: p}})
+	}
+	m.o.gate.RLock()
+	defer m.o.gate.RUnlock()
+	m.o.commit.do(reqs)
+	for _, r := range reqs {
+		if r.err != nil && (r.snap == nil || r.snap.store.err() == nil) { // not an overflow
+			return r.err
+		}
+	}
+	return nil
+}
+
+func (m *machine) flush() error {
+	if err := m.o.Flush(); err != nil {
+		return err
+	}
+	m.data.flushed()
+	for _, s := range m.slots {
+		if s.snap != nil && s.store.err() == nil {
+			if err := s.snap.Flush(); err != nil {
+				return err
+			}
+			s.fileData.flushed()
+		}
+	}
+	return nil
+}
+
+// attach takes a snapshot as the engine does: format, flush, and only then
+// does it exist.
+func (m *machine) attach() error {
+	i := slices.IndexFunc(m.slots, func(s *slot) bool { return !s.used() })
+	if i < 0 || m.o.merge != nil {
+		return nil
+	}
+	s := m.slots[i]
+	s.chunk = []int64{512, 4096, 4096, 8192}[m.rng.IntN(4)]
+	s.dead, s.mayDie = false, false
+	if err := Format(s.disk, s.chunk); err != nil {
+		return err
+	}
+	if err := m.flush(); err != nil {
+		return err
+	}
+	s.size, s.fileData = m.o.Size(), newContent(m.data.cur)
+	return m.open(s)
+}
+
+func (m *machine) open(s *slot) error {
+	var err error
+	if s.store, err = Open(s.disk, Options{}); err != nil {
+		return err
+	}
+	if s.merging {
+		return m.o.StartMerge(s.store)
+	}
+	s.snap, err = m.o.Attach(s.store, s.size, false)
+	return err
+}
+
+func (m *machine) detach() error {
+	s := m.slots[m.rng.IntN(len(m.slots))]
+	if s.snap != nil {
+		m.o.Detach(s.snap)
+		s.snap = nil
+	}
+	return nil
+}
+
+func (m *machine) startMerge() error {
+	s := m.alive()
+	if s == nil || m.o.merge != nil {
+		return nil
+	}
+	if err := m.flush(); err != nil {
+		return err
+	}
+	if err := m.o.StartMerge(s.store); err != nil {
+		return err
+	}
+	s.merging, s.snap, m.data = true, nil, s.fileData
+	return nil
+}
+
+func (m *machine) mergeStep() error {
+	if m.o.merge == nil {
+		return nil
+	}
+	left, err := m.o.MergeStep()
+	if err != nil || left > 0 {
+		return err
+	}
+	if err := m.o.FinishMerge(); err != nil {
+		return err
+	}
+	for _, s := range m.slots {
+		s.merging = false
+	}
+	return nil
+}
+
+// restart opens everything anew from the disks, as after an orderly end.
+func (m *machine) restart() error {
+	if err := m.flush(); err != nil {
+		return err
+	}
+	return m.boot()
+}
+
+// boot opens everything from the disks as they are.
+func (m *machine) boot() error {
+	m.o = NewOrigin(m.disk)
+	for _, s := range m.slots {
+		if s.used() {
+			s.snap = nil
+			if !s.merging {
+				s.snap = &Snapshot{} // used, in case open fails
+			}
+			if err := m.open(s); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// check reads everything and compares it with the model.
+func (m *machine) check(uncertain bool) error {
+	got := make([]byte, m.o.Size())
+	if _, err := m.o.ReadAt(got, 0); err != nil {
+		return fmt.Errorf("origin: %w", err)
+	}
+	if err := m.data.settle(got, uncertain); err != nil {
+		return fmt.Errorf("origin: %w", err)
+	}
+	for i, s := range m.slots {
+		if s.snap == nil {
+			continue
+		}
+		if err := m.checkSnapshot(s, uncertain); err != nil {
+			return fmt.Errorf("snapshot %d (chunk %d): %w", i, s.chunk, err)
+		}
+	}
+	return nil
+}
+
+func (m *machine) checkSnapshot(s *slot, uncertain bool) error {
+	switch err := s.store.err(); {
+	case err != nil && (s.dead || s.mayDie):
+		return nil
+	case err != nil:
+		return fmt.Errorf("is invalid but did not overflow: %w", err)
+	case s.dead:
+		return fmt.Errorf("overflowed, and is valid again")
+	}
+	got := make([]byte, s.size)
+	if _, err := s.snap.ReadAt(got, 0); err != nil {
+		return err
+	}
+	return s.fileData.settle(got, uncertain)
+}
