@@ -101,11 +101,14 @@ func TestRefused(t *testing.T) {
 		{"no key", "= 1", "want a key"},
 		{"a NUL", "a = 1\x00", "NUL at byte 5"},
 		{"too deep", strings.Repeat("a {\n", 40), "within each other"},
-		{"too many entries", strings.Repeat("a=1 ", MaxEntries+1), "entries"},
-		{"too many elements", "a = [" + strings.Repeat("1,", MaxEntries+1), "entries"},
+		{"too many entries", strings.Repeat("a=1 ", 1001), "entries"},
+		{"too many elements", "a = [" + strings.Repeat("1,", 1000), "entries"},
 		{"too long", strings.Repeat(" ", MaxSize+1), "bytes of text"},
 	} {
 		_, err := Parse([]byte(c.in))
+		if strings.HasPrefix(c.name, "too many e") {
+			_, err = parse([]byte(c.in), 1000)
+		}
 		if !errs.Is(err, errs.Corrupt) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want a corrupt error with %q", c.name, err, c.want)
 		}

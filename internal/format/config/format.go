@@ -114,9 +114,10 @@ func (w *Writer) Node(n Node) {
 		w.Close()
 		return
 	case n.Tight:
-		w.tabs()
-		w.buf = append(append(w.buf, '\t'), n.Key...)
-		w.buf = append(w.buf, '=')
+		if w.tabs(); !w.Indent {
+			w.buf = append(w.buf, '\t')
+		}
+		w.buf = append(append(w.buf, n.Key...), '=')
 		w.value(n.Value)
 		w.Blank()
 		return

@@ -14,10 +14,15 @@ func Parse(text []byte) ([]Node, error) {
 	if len(text) > MaxSize {
 		return nil, errs.E(errs.Corrupt, "parse metadata: %d bytes of text (want at most %d)", len(text), MaxSize)
 	}
+	return parse(text, MaxEntries)
+}
+
+// parse is Parse with the limit on entries as an argument.
+func parse(text []byte, entries int) ([]Node, error) {
 	if i := bytes.IndexByte(text, 0); i >= 0 {
 		return nil, errs.E(errs.Corrupt, "parse metadata: a NUL at byte %d of the text", i)
 	}
-	p := &parser{text: string(text), line: 1, left: MaxEntries}
+	p := &parser{text: string(text), line: 1, left: entries}
 	nodes := p.section(0)
 	if p.err != nil {
 		return nil, p.err
@@ -65,7 +70,7 @@ func (p *parser) take(c byte) bool {
 // count charges one entry or element.
 func (p *parser) count() {
 	if p.left--; p.left < 0 {
-		p.fail("more than %d entries", MaxEntries)
+		p.fail("too many entries")
 	}
 }
 
