@@ -1,3 +1,5 @@
 module cowl
 
 go 1.26
+
+require golang.org/x/sys v0.47.0

@@ -1,0 +1,368 @@
+// Package file is a block device in a regular file or on a kernel block device
+// (a disk, a partition, a loop device).
+//
+// It goes through the page cache by pread and pwrite, so any offset and length
+// works. What is special to Linux (locks on block devices, holes, discard,
+// the search for loop devices) has plain substitutes elsewhere: files only, and
+// zeroes are written as bytes.
+//
+// # Durability
+//
+// Flush is fdatasync. It is skipped when nothing was written through this
+// Device since the last one that succeeded; the first after Open is never
+// skipped, because what a killed process wrote before may be in the page cache
+// only.
+//
+// When fdatasync fails, the kernel may have dropped the pages that it could not
+// write and marked them clean, so that the next fdatasync would succeed with
+// the data lost (PostgreSQL's "fsyncgate", 2018). Therefore a Device whose
+// flush has failed fails every later flush with the same cause, until it is
+// closed and opened again and its content is checked.
+package file
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"cowl/internal/block"
+	"cowl/internal/errs"
+)
+
+// Lock says what others may do while a Device is open.
+type Lock uint8
+
+// The locks. They bind those who ask for one: on a regular file, other
+// Devices; on a Linux block device, also mounts, device-mapper and md.
+const (
+	None      Lock = iota // anything
+	Exclusive             // not open with Exclusive elsewhere, here or in another process
+)
+
+// Options say how to open a file. The zero Options are for reading and writing
+// without a lock.
+type Options struct {
+	ReadOnly bool
+	Lock     Lock
+}
+
+// Device is an open file or block device.
+//
+// Locks inside: mu is taken alone. ReadAt and WriteAt take none.
+type Device struct {
+	f     *os.File
+	path  string
+	caps  block.Caps
+	disk  bool // a block device, not a regular file
+	size  atomic.Int64
+	sync  func(*os.File) error // datasync; tests replace it
+	noGap atomic.Bool          // the file system cannot punch holes
+
+	// written counts the changes that were made, and is raised before their
+	// calls return. A flush that reads it first covers all that it counts.
+	written atomic.Uint64
+
+	mu     sync.Mutex
+	synced uint64 // written, when the last successful flush began
+	failed error  // the first flush that failed
+}
+
+// Open opens an existing regular file or block device. With an Exclusive lock
+// it fails with errs.Busy, naming the path, when somebody else has one; on
+// Linux also when the file is behind a loop device, through which the kernel
+// may write to it.
+func Open(path string, o Options) (*Device, error) {
+	// Looking first keeps from blocking on a FIFO.
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	disk, err := kindOf(path, info)
+	if err != nil {
+		return nil, err
+	}
+	flags := os.O_RDWR
+	if o.ReadOnly {
+		flags = os.O_RDONLY
+	}
+	if disk && o.Lock == Exclusive {
+		flags |= diskLockFlag
+	}
+	f, err := os.OpenFile(path, flags, 0)
+	if err != nil {
+		return nil, explainOpen(path, disk, err)
+	}
+	d, err := adopt(f, path, o)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return d, nil
+}
+
+// kindOf reports whether the path is a block device, and refuses what is
+// neither that nor a regular file.
+func kindOf(path string, info fs.FileInfo) (disk bool, err error) {
+	switch m := info.Mode(); {
+	case m.IsRegular():
+		return false, nil
+	case m.IsDir():
+		return false, errs.E(errs.Usage, "open %s: is a directory", path)
+	case m&fs.ModeDevice != 0 && m&fs.ModeCharDevice == 0 && diskSupport:
+		return true, nil
+	}
+	return false, errs.E(errs.Unsupported, "open %s: neither a regular file nor a block device", path)
+}
+
+// explainOpen adds to the system's errors what they mean here.
+func explainOpen(path string, disk bool, err error) error {
+	if disk && errs.Is(err, errs.Busy) {
+		return errs.E(errs.Busy, "open %s: in use: mounted, or part of an active volume group or array", path)
+	}
+	return err
+}
+
+// adopt makes a Device of an open file, after it is locked.
+func adopt(f *os.File, path string, o Options) (*Device, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	disk, err := kindOf(path, info) // again: it may have been replaced meanwhile
+	if err != nil {
+		return nil, err
+	}
+	if o.Lock == Exclusive && !disk {
+		if err := lockFile(f, path); err != nil {
+			return nil, err
+		}
+	}
+	d := &Device{f: f, path: path, disk: disk, sync: datasync}
+	d.written.Store(1) // by whoever had it open before
+	size, caps, err := geometry(f, info, disk)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	d.size.Store(size)
+	d.caps = caps
+	d.caps.ReadOnly = o.ReadOnly
+	if o.ReadOnly {
+		d.caps.Discard, d.caps.Zeroes = false, false
+	}
+	return d, nil
+}
+
+// lockFile takes the exclusive lock of a regular file.
+func lockFile(f *os.File, path string) error {
+	taken, err := tryLock(f)
+	if err != nil {
+		return fmt.Errorf("lock %s: %w", path, err)
+	}
+	if taken {
+		return errs.E(errs.Busy, "open %s: in use by another process", path)
+	}
+	// A loop device that is set up after this check goes unnoticed: the kernel
+	// offers no lock against it.
+	if loop := loopOver(f); loop != "" {
+		return errs.WithHint(errs.E(errs.Busy, "open %s: in use as loop device %s", path, loop),
+			"detach it first: losetup -d %s", loop)
+	}
+	return nil
+}
+
+// Create makes a sparse file of size bytes and opens it with an Exclusive lock.
+// It fails with errs.Exists if there is something by that name. The file's
+// existence and size are durable when it returns.
+func Create(path string, size int64) (*Device, error) {
+	if size < 0 {
+		return nil, errs.E(errs.Usage, "create %s: negative size %d", path, size)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return nil, err
+	}
+	d, err := initialise(f, path, size)
+	if err != nil {
+		return nil, errors.Join(err, f.Close(), os.Remove(path))
+	}
+	return d, nil
+}
+
+func initialise(f *os.File, path string, size int64) (*Device, error) {
+	if err := f.Truncate(size); err != nil {
+		return nil, err
+	}
+	if err := f.Sync(); err != nil {
+		return nil, err
+	}
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return nil, err
+	}
+	return adopt(f, path, Options{Lock: Exclusive})
+}
+
+// syncDir makes a new name in the directory durable.
+func syncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil // has no such call, and orders metadata by its journal
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// Path returns the path that the device was opened by.
+func (d *Device) Path() string { return d.path }
+
+// ReadAt implements block.Device.
+func (d *Device) ReadAt(p []byte, off int64) (int, error) {
+	if err := block.CheckRange(off, int64(len(p)), d.size.Load()); err != nil {
+		return 0, err
+	}
+	n, err := d.f.ReadAt(p, off)
+	if n < len(p) && errors.Is(err, io.EOF) {
+		err = fmt.Errorf("read %s: truncated at byte %d while it was open: %w", d.path, off+int64(n), io.ErrUnexpectedEOF)
+	}
+	return n, err
+}
+
+// WriteAt implements block.Device.
+func (d *Device) WriteAt(p []byte, off int64) (int, error) {
+	if err := d.checkChange(off, int64(len(p))); err != nil {
+		return 0, err
+	}
+	n, err := d.f.WriteAt(p, off)
+	d.written.Add(1)
+	return n, err
+}
+
+// checkChange checks a change's range and that changes are allowed at all.
+func (d *Device) checkChange(off, length int64) error {
+	if d.caps.ReadOnly {
+		return block.ErrReadOnly
+	}
+	return block.CheckRange(off, length, d.size.Load())
+}
+
+// Flush implements block.Device; see the package's comment for when it is
+// skipped and what a failure means.
+func (d *Device) Flush() error {
+	if d.caps.ReadOnly {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.failed != nil {
+		return fmt.Errorf("flush %s: an earlier flush failed and what was written before it may be lost: %w", d.path, d.failed)
+	}
+	written := d.written.Load()
+	if written == d.synced {
+		return nil
+	}
+	if err := d.sync(d.f); err != nil {
+		d.failed = err
+		return fmt.Errorf("flush %s: %w", d.path, err)
+	}
+	d.synced = written
+	return nil
+}
+
+// Discard implements block.Device: a hole in a file, a discard on a disk. Where
+// there is neither it does nothing.
+func (d *Device) Discard(off, length int64) error {
+	if err := d.checkChange(off, length); err != nil || length == 0 || !d.caps.Discard {
+		return err
+	}
+	defer d.written.Add(1)
+	if d.disk {
+		return d.discardDisk(off, length)
+	}
+	_, err := d.punch(off, length)
+	return err
+}
+
+// WriteZeroes implements block.Device: a hole in a file, the disk's own zeroing
+// on a disk, zero bytes where these do not work.
+func (d *Device) WriteZeroes(off, length int64) error {
+	if err := d.checkChange(off, length); err != nil || length == 0 {
+		return err
+	}
+	defer d.written.Add(1)
+	if d.disk {
+		return d.zeroDisk(off, length)
+	}
+	if done, err := d.punch(off, length); done || err != nil {
+		return err
+	}
+	return block.WriteZeroBytes(d.f, off, length)
+}
+
+// punch makes a hole in a regular file, and reports false if it cannot.
+func (d *Device) punch(off, length int64) (bool, error) {
+	if d.noGap.Load() {
+		return false, nil
+	}
+	err := punchHole(d.f, off, length)
+	if errors.Is(err, errors.ErrUnsupported) {
+		d.noGap.Store(true)
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("punch hole in %s: %w", d.path, err)
+	}
+	return true, nil
+}
+
+// Extents implements block.Device: the holes of a file, where the file system
+// tells; a disk is all data.
+func (d *Device) Extents(off, length int64) iter.Seq2[block.Extent, error] {
+	if err := block.CheckRange(off, length, d.size.Load()); err != nil {
+		return block.NoExtents(err)
+	}
+	if d.disk {
+		return block.OneExtent(block.Extent{Off: off, Len: length, Kind: block.Data})
+	}
+	return fileExtents(d.f, off, length)
+}
+
+// Size implements block.Device.
+func (d *Device) Size() int64 { return d.size.Load() }
+
+// Grow makes a regular file larger; the new part reads as zeroes. Flush makes
+// the growth durable. Disks do not grow this way (errs.Unsupported), and
+// nothing shrinks (errs.Usage).
+func (d *Device) Grow(size int64) error {
+	switch {
+	case d.caps.ReadOnly:
+		return block.ErrReadOnly
+	case d.disk:
+		return errs.E(errs.Unsupported, "grow %s: it is a block device", d.path)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if old := d.size.Load(); size < old {
+		return errs.E(errs.Usage, "grow %s: %d bytes are fewer than the %d it has", d.path, size, old)
+	}
+	if err := d.f.Truncate(size); err != nil {
+		return err
+	}
+	d.written.Add(1)
+	d.size.Store(size)
+	return nil
+}
+
+// Caps implements block.Device.
+func (d *Device) Caps() block.Caps { return d.caps }
+
+// Close implements block.Device. It releases the lock.
+func (d *Device) Close() error { return d.f.Close() }
+
+var _ block.Device = (*Device)(nil)
