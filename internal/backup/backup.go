@@ -1,0 +1,306 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"cowl/internal/block/file"
+	"cowl/internal/errs"
+	"cowl/internal/manager"
+	"cowl/internal/volume"
+)
+
+// Format is what an image is. It is also the file name's ending.
+type Format string
+
+// The formats.
+const (
+	Raw Format = "raw" // the volume's bytes, sparse
+	Tar Format = "tar" // the files of the file system in it, in pax format
+)
+
+// Options say what to back up, where to, and how.
+type Options struct {
+	LV           string      // within the group
+	Dir          string      // an existing directory
+	Format       Format      // "" means Raw
+	SnapshotSize volume.Size // zero: the group's default, which cannot overflow where there is room for that
+	Tool         string      // name and version of the program, for the manifest
+	Reporter
+
+	open  func(path string) (outputFile, error) // tests put faults behind it
+	every time.Duration                         // between two looks at the snapshot
+}
+
+// Report is what a backup did. Sizes are in bytes.
+type Report struct {
+	VG           string   `json:"vg"`
+	LV           string   `json:"lv"`
+	Snapshot     string   `json:"snapshot"`
+	SnapshotKept bool     `json:"snapshot_kept"` // it was there before
+	Format       Format   `json:"format"`
+	Image        string   `json:"image"` // paths
+	Manifest     string   `json:"manifest"`
+	Checksums    string   `json:"checksums"`
+	VolumeBytes  int64    `json:"volume_bytes"`
+	ReadBytes    int64    `json:"read_bytes"` // from the volume; holes are not read
+	ImageBytes   int64    `json:"image_bytes"`
+	StoredBytes  int64    `json:"stored_bytes"` // what the image takes on disk
+	SHA256       string   `json:"sha256"`
+	Verified     bool     `json:"verified"`
+	Files        int64    `json:"files,omitempty"` // entries of a tar image
+	Seconds      float64  `json:"seconds"`
+	Rate         float64  `json:"bytes_per_second"`      // ImageBytes over Seconds
+	SnapshotFill *float64 `json:"snapshot_fill_percent"` // highest; null if there is no store
+	Notes        []string `json:"notes,omitempty"`
+}
+
+// job is one backup on its way.
+type job struct {
+	g      manager.Group
+	o      Options
+	src    *source
+	out    *output
+	m      *Manifest
+	report *Report
+}
+
+// Run backs a volume up. Either it returns without an error and the image is
+// in place and verified, or there is no image; with one exception: when all
+// that failed was removing our own snapshot, there is a report, and an error
+// that names the snapshot.
+//
+// Cancelling ctx ends it early, and still removes the snapshot and the files.
+func Run(ctx context.Context, g manager.Group, o Options) (*Report, error) {
+	started := time.Now()
+	j := &job{g: g, o: o}
+	if err := j.prepare(ctx, started); err != nil {
+		return nil, err
+	}
+	left, err := j.read(ctx)
+	if err == nil {
+		err = j.prove(ctx)
+	}
+	if err == nil {
+		err = j.out.publish(j.m)
+	}
+	if err != nil {
+		j.out.abandon()
+		return nil, errors.Join(err, left)
+	}
+	j.report.Seconds = time.Since(started).Seconds()
+	j.report.Rate = float64(j.report.ImageBytes) / max(j.report.Seconds, 1e-9)
+	return j.report, left
+}
+
+// prepare does what can fail before there is a snapshot.
+func (j *job) prepare(ctx context.Context, started time.Time) error {
+	o := &j.o
+	if o.Format == "" {
+		o.Format = Raw
+	}
+	if o.open == nil {
+		o.open = openPartial
+	}
+	if o.every == 0 {
+		o.every = time.Second
+	}
+	switch o.Format {
+	case Raw:
+	case Tar:
+		if err := canMount(); err != nil {
+			return err
+		}
+	default:
+		return errs.E(errs.Usage, "unknown format %q: there are %s and %s", o.Format, Raw, Tar)
+	}
+	src, st, err := findSource(ctx, j.g, o.LV)
+	if err != nil {
+		return err
+	}
+	j.src = src
+	if o.Format == Tar && st.LVs[src.lv.Name].File == "" {
+		return errNoFile(src.vg.Name, src.lv.Name)
+	}
+	j.out, err = createOutput(o.Dir, src.vg.Name, src.lv.Name, o.Format, started, o.open)
+	if err != nil {
+		return err
+	}
+	j.report = &Report{
+		VG: src.vg.Name, LV: src.lv.Name, Snapshot: src.snapshot, SnapshotKept: !src.own, Format: o.Format,
+		Image: j.out.path(), Manifest: j.out.path() + manifestSuffix, Checksums: j.out.path() + checksumSuffix,
+	}
+	j.m = &Manifest{
+		Format: manifestFormat, Version: manifestVersion, Tool: o.Tool, Started: started.UTC(),
+		Image:  Image{File: j.out.name, Format: o.Format, RangeBytes: RangeBytes},
+		Source: Source{VG: src.vg.Name, VGUUID: src.vg.ID.String(), LV: src.lv.Name, LVUUID: src.lv.ID.String()},
+	}
+	for _, text := range src.leftovers(o.Dir) {
+		j.note(text)
+	}
+	if rt := st.LVs[src.snapshot]; !src.own && rt.Opens > 0 && !src.readOnly {
+		j.note(fmt.Sprintf("%s is writable and in use: what is written to it meanwhile may or may not be in the image", src.id()))
+	}
+	return nil
+}
+
+// note is for the person who watches, and for the report.
+func (j *job) note(text string) {
+	j.report.Notes = append(j.report.Notes, text)
+	j.o.note(text)
+}
+
+// read fills the partial image from the snapshot, which lives no longer than
+// that takes. left is why our snapshot could not be removed.
+func (j *job) read(ctx context.Context) (left, err error) {
+	defer func() { left = j.src.release(ctx) }()
+	// A tar's snapshot is mounted, and the journal replayed into it.
+	notes, err := j.src.take(ctx, j.o.SnapshotSize, j.o.Format == Raw)
+	if err != nil {
+		return nil, err
+	}
+	for _, text := range notes {
+		j.note(text)
+	}
+	if err := j.describeSnapshot(ctx); err != nil {
+		return nil, err
+	}
+	watched, stop := j.src.watch(ctx, j.o.every, j.note)
+	d, err := j.fill(watched)
+	highest := stop()
+	// Also after an error: an overflow explains it better than what a read says.
+	cow, checkErr := j.src.finalCheck(ctx)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, fmt.Errorf("backup of %s/%s interrupted: %w", j.src.vg.Name, j.src.lv.Name, context.Cause(ctx))
+	case checkErr != nil && (err == nil || errs.Is(checkErr, errs.NoSpace)):
+		return nil, checkErr
+	case err != nil:
+		return nil, err
+	}
+	if highest == nil || fill(cow) > fill(highest) {
+		highest = cow
+	}
+	percent := fill(highest)
+	j.report.SnapshotFill = &percent
+	j.report.SHA256 = d.whole
+	j.m.Finished = time.Now().UTC()
+	j.m.Image.SHA256, j.m.Image.Ranges = d.whole, d.ranges
+	return nil, nil
+}
+
+// describeSnapshot notes down what will be read.
+func (j *job) describeSnapshot(ctx context.Context) error {
+	st, err := j.g.Status(ctx)
+	if err != nil {
+		return err
+	}
+	lv, err := st.Group.FindLV(j.src.snapshot)
+	if err != nil {
+		return err
+	}
+	j.m.Snapshot = Snapshot{LV: lv.Name, LVUUID: lv.ID.String(), Time: time.Unix(lv.CreationTime, 0).UTC(), Own: j.src.own}
+	return nil
+}
+
+// fill writes the partial image.
+func (j *job) fill(ctx context.Context) (digest, error) {
+	dev, err := j.g.Open(ctx, j.src.snapshot, true)
+	if err != nil {
+		return digest{}, err
+	}
+	defer dev.Close()
+	j.report.VolumeBytes, j.m.Source.Bytes = dev.Size(), dev.Size()
+	if j.o.Format == Tar {
+		return j.fillTar(ctx)
+	}
+	j.m.Image.Bytes = dev.Size()
+	if err := j.out.f.Truncate(dev.Size()); err != nil {
+		return digest{}, err
+	}
+	to := &fileSink{w: j.out.f}
+	d, read, err := copyDevice(ctx, dev, dev.Size(), to, j.o.phase(Reading, dev.Size()))
+	j.report.ReadBytes, j.m.Image.DataBytes = read, to.data.Load()
+	return d, err
+}
+
+// fillTar archives the file system in the snapshot.
+func (j *job) fillTar(ctx context.Context) (digest, error) {
+	st, err := j.g.Status(ctx)
+	if err != nil {
+		return digest{}, err
+	}
+	path := st.LVs[j.src.snapshot].File
+	if path == "" {
+		return digest{}, errNoFile(j.src.vg.Name, j.src.snapshot)
+	}
+	to := &fileSink{w: j.out.f}
+	f := newFlow(ctx, to, j.o.phase(Reading, 0))
+	w := &flowWriter{f: f}
+	stats, err := archive(f.ctx, w, path, j.src.readOnly, j.note)
+	if err == nil {
+		err = w.flush()
+	}
+	d, err := f.finish(err)
+	if err == nil {
+		err = j.out.f.Truncate(w.off) // blocks of zeroes at the end were left out
+	}
+	j.report.Files, j.report.ReadBytes = stats.Entries, w.off
+	j.m.Image.Bytes, j.m.Image.DataBytes = w.off, to.data.Load()
+	return d, err
+}
+
+// errNoFile says that a volume is nowhere where the kernel could mount it.
+func errNoFile(vg, lv string) error {
+	return errs.WithHint(errs.E(errs.Conflict, "%s/%s is not there as a file or device that could be mounted", vg, lv),
+		"activate the group where FUSE is available (cowl vgchange -ay %s), or use --format raw", vg)
+}
+
+// prove flushes the image and compares what the disk holds with what was read.
+func (j *job) prove(ctx context.Context) error {
+	if err := j.out.f.Sync(); err != nil {
+		return err
+	}
+	found, err := checkFile(ctx, j.out.partial(), &j.m.Image, j.o.phase(Verifying, j.m.Image.Bytes))
+	if err != nil {
+		return err
+	}
+	if err := errDamaged("image as read back", found); err != nil {
+		return errs.WithHint(err, "the target disk does not return what was written to it: look at its health and the kernel's log")
+	}
+	st, err := os.Stat(j.out.partial())
+	if err != nil {
+		return err
+	}
+	j.report.ImageBytes, j.report.StoredBytes, j.report.Verified = st.Size(), allocated(st), true
+	return nil
+}
+
+// checkFile reads an image from the disk, not from memory where that can be
+// helped, and returns how it differs from its description.
+func checkFile(ctx context.Context, path string, want *Image, done func(int64)) ([]Damage, error) {
+	dev, err := file.Open(path, file.Options{ReadOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	defer dev.Close()
+	if dev.Size() != want.Bytes {
+		return []Damage{{Off: min(dev.Size(), want.Bytes), Len: max(dev.Size()-want.Bytes, want.Bytes-dev.Size()),
+			Cause: fmt.Sprintf("the file has %d bytes instead of %d", dev.Size(), want.Bytes)}}, nil
+	}
+	forget(path)
+	return checkRanges(ctx, dev, want.Bytes, want.RangeBytes, want.Ranges, done)
+}
+
+// forget drops the file's pages from memory.
+func forget(path string) {
+	f, err := os.Open(path)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	dropCache(f)
+}

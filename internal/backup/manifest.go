@@ -1,0 +1,194 @@
+package backup
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"time"
+
+	"cowl/internal/errs"
+)
+
+// What a manifest says of itself.
+const (
+	manifestFormat  = "cowl backup manifest"
+	manifestVersion = 1
+)
+
+// RangeBytes is how much of an image one entry of Image.Ranges covers.
+const RangeBytes = 64 << 20
+
+// maxManifest bounds what is read as a manifest: 16 TiB of image take 18 MB.
+const maxManifest = 64 << 20
+
+// Manifest describes an image so that it can be checked and traced without
+// the volume it came from. On disk it is indented JSON whose last member,
+// "checksum", holds the SHA-256 of every byte before the comma that precedes
+// it, so that a manifest vouches for itself also without its .sha256 file.
+type Manifest struct {
+	Format   string    `json:"format"`
+	Version  int       `json:"version"`
+	Tool     string    `json:"tool"`
+	Image    Image     `json:"image"`
+	Source   Source    `json:"source"`
+	Snapshot Snapshot  `json:"snapshot"`
+	Started  time.Time `json:"started"`
+	Finished time.Time `json:"finished"` // when the last byte was read
+}
+
+// Image is the file that the manifest stands beside. Sizes are in bytes.
+type Image struct {
+	File   string `json:"file"` // base name
+	Format Format `json:"format"`
+	Bytes  int64  `json:"bytes"`
+	// DataBytes is what of Bytes is not in blocks of 4 KiB that are all zero.
+	DataBytes int64 `json:"data_bytes"`
+	// SHA256 is of the whole file, in hexadecimal.
+	SHA256 string `json:"sha256"`
+	// Ranges has one entry for every RangeBytes of the file, the last of
+	// which may be shorter: its SHA-256, or "zero" if it holds only zeroes.
+	RangeBytes int64    `json:"range_bytes"`
+	Ranges     []string `json:"ranges"`
+}
+
+// Source is the volume that was backed up.
+type Source struct {
+	VG     string `json:"vg"`
+	VGUUID string `json:"vg_uuid"`
+	LV     string `json:"lv"`
+	LVUUID string `json:"lv_uuid"`
+	Bytes  int64  `json:"bytes"`
+}
+
+// Snapshot is the instant that the image shows.
+type Snapshot struct {
+	LV     string    `json:"lv"`
+	LVUUID string    `json:"lv_uuid"`
+	Time   time.Time `json:"time"`
+	// Own is set when the backup made the snapshot and removed it again.
+	Own bool `json:"own"`
+}
+
+// zeroRange stands in Image.Ranges for a range without data.
+const zeroRange = "zero"
+
+var (
+	hexDigest    = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	checksumTail = regexp.MustCompile(`^,\n  "checksum": "sha256:([0-9a-f]{64})"\n}\n$`)
+)
+
+// tailLength is the length of what checksumTail matches.
+const tailLength = len(",\n  \"checksum\": \"sha256:\"\n}\n") + 2*sha256.Size
+
+// Encode returns the manifest's file.
+func (m *Manifest) Encode() ([]byte, error) {
+	text, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	body := bytes.TrimSuffix(text, []byte("\n}"))
+	sum := sha256.Sum256(body)
+	return append(body, ",\n  \"checksum\": \"sha256:"+hex.EncodeToString(sum[:])+"\"\n}\n"...), nil
+}
+
+// DecodeManifest reads what Encode wrote. Any byte that differs gives an
+// error of kind errs.Corrupt, a newer version errs.Unsupported.
+func DecodeManifest(text []byte) (*Manifest, error) {
+	if len(text) < tailLength {
+		return nil, errs.E(errs.Corrupt, "%d bytes are too few for a manifest", len(text))
+	}
+	body, tail := text[:len(text)-tailLength], text[len(text)-tailLength:]
+	found := checksumTail.FindSubmatch(tail)
+	if found == nil {
+		return nil, errs.E(errs.Corrupt, "does not end in a checksum as a manifest does")
+	}
+	if sum := sha256.Sum256(body); hex.EncodeToString(sum[:]) != string(found[1]) {
+		return nil, errs.E(errs.Corrupt, "bad checksum (want %s, got %x)", found[1], sum)
+	}
+	m := new(Manifest)
+	if err := json.Unmarshal(text, m); err != nil {
+		return nil, errs.E(errs.Corrupt, "not a manifest: %w", err)
+	}
+	return m, m.Validate()
+}
+
+// Validate checks what the checksum cannot: that the fields make sense.
+func (m *Manifest) Validate() error {
+	i := &m.Image
+	switch {
+	case m.Format != manifestFormat:
+		return errs.E(errs.Corrupt, "format is %q, not %q", m.Format, manifestFormat)
+	case m.Version != manifestVersion:
+		return errs.E(errs.Unsupported, "version %d, this cowl knows version %d", m.Version, manifestVersion)
+	case i.Format != Raw && i.Format != Tar:
+		return errs.E(errs.Unsupported, "image format %q", i.Format)
+	case i.Bytes < 0 || i.RangeBytes <= 0:
+		return errs.E(errs.Corrupt, "image of %d bytes in ranges of %d", i.Bytes, i.RangeBytes)
+	case i.File != filepath.Base(i.File):
+		return errs.E(errs.Corrupt, "image name %q is not a plain file name", i.File)
+	case !hexDigest.MatchString(i.SHA256):
+		return errs.E(errs.Corrupt, "image's SHA-256 is %q", i.SHA256)
+	case int64(len(i.Ranges)) != rangeCount(i.Bytes, i.RangeBytes):
+		return errs.E(errs.Corrupt, "%d range checksums, %d bytes have %d", len(i.Ranges), i.Bytes, rangeCount(i.Bytes, i.RangeBytes))
+	}
+	for n, r := range i.Ranges {
+		if r != zeroRange && !hexDigest.MatchString(r) {
+			return errs.E(errs.Corrupt, "range %d: checksum is %q", n, r)
+		}
+	}
+	return nil
+}
+
+// rangeCount is how many ranges of the given length cover size bytes.
+func rangeCount(size, length int64) int64 {
+	n := size / length
+	if size%length != 0 {
+		n++
+	}
+	return n
+}
+
+// checksums is the file that sha256sum -c reads.
+func (m *Manifest) checksums(manifestText []byte) []byte {
+	sum := sha256.Sum256(manifestText)
+	return []byte(m.Image.SHA256 + "  " + m.Image.File + "\n" +
+		hex.EncodeToString(sum[:]) + "  " + m.Image.File + manifestSuffix + "\n")
+}
+
+// readManifest reads the manifest of an image. It returns the file's text as
+// well, which is what the checksum file vouches for.
+func readManifest(image string) (*Manifest, []byte, error) {
+	path := image + manifestSuffix
+	text, err := readLimited(path, maxManifest)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil, errs.E(errs.NotFound, "image %s has no manifest: %w", image, err)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := DecodeManifest(text)
+	if err != nil {
+		return nil, nil, errs.E(errs.KindOf(err), "manifest %s: %w", path, err)
+	}
+	return m, text, nil
+}
+
+// readLimited reads a file of at most limit bytes.
+func readLimited(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(text)) > limit {
+		err = errs.E(errs.Corrupt, "%s is larger than %d bytes", path, limit)
+	}
+	return text, err
+}

@@ -1,0 +1,315 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"cowl/internal/block"
+	"cowl/internal/block/file"
+	"cowl/internal/errs"
+	"cowl/internal/manager"
+	"cowl/internal/volume"
+)
+
+// RestoreOptions say which image goes where.
+type RestoreOptions struct {
+	Image string // path of a raw image; its manifest stands beside it
+	LV    string // an existing volume, within the group
+	// Force writes an image that is damaged or has no manifest.
+	Force bool
+	Reporter
+}
+
+// RestoreReport is what a restore did. Sizes are in bytes.
+type RestoreReport struct {
+	Image       string `json:"image"`
+	VG          string `json:"vg"`
+	LV          string `json:"lv"`
+	ImageBytes  int64  `json:"image_bytes"`
+	VolumeBytes int64  `json:"volume_bytes"`
+	// UntouchedBytes at the volume's end are as they were: the image is smaller.
+	UntouchedBytes int64    `json:"untouched_bytes"`
+	ReadBytes      int64    `json:"read_bytes"` // from the image; holes are not read
+	SHA256         string   `json:"sha256"`     // of what was written
+	ImageVerified  bool     `json:"image_verified"`
+	Verified       bool     `json:"verified"` // the volume, read back
+	Seconds        float64  `json:"seconds"`
+	Rate           float64  `json:"bytes_per_second"`
+	Notes          []string `json:"notes,omitempty"`
+}
+
+// restore is one restore on its way.
+type restore struct {
+	g      manager.Group
+	o      RestoreOptions
+	image  *file.Device
+	want   *Image // nil without a usable manifest
+	report *RestoreReport
+}
+
+// Restore writes a raw image over the beginning of an existing volume, which
+// nobody may have open. The image is checked before the first byte is
+// written; afterwards the volume is flushed, read back and compared. That
+// reading goes through the volume as any user's does, so the caches below it
+// may answer.
+//
+// After an error that came once writing had begun, the volume holds a mixture
+// of old and new, and the error says so.
+func Restore(ctx context.Context, g manager.Group, o RestoreOptions) (*RestoreReport, error) {
+	started := time.Now()
+	r := &restore{g: g, o: o, report: &RestoreReport{Image: o.Image, LV: o.LV}}
+	image, err := file.Open(o.Image, file.Options{ReadOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	defer image.Close()
+	r.image = image
+	r.report.ImageBytes = image.Size()
+	if err := r.loadManifest(); err != nil {
+		return nil, err
+	}
+	// Before the long reading: what can be known at once.
+	st, err := g.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.checkTarget(st, 0); err != nil {
+		return nil, err
+	}
+	if err := r.checkImage(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.write(ctx); err != nil {
+		return nil, err
+	}
+	r.report.Seconds = time.Since(started).Seconds()
+	r.report.Rate = float64(r.report.ImageBytes) / max(r.report.Seconds, 1e-9)
+	return r.report, nil
+}
+
+func (r *restore) note(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	r.report.Notes = append(r.report.Notes, text)
+	r.o.note(text)
+}
+
+// unlessForced turns a doubt about the image into a note, or into an error
+// that names the option.
+func (r *restore) unlessForced(doubt error) error {
+	if !r.o.Force {
+		return errs.WithHint(doubt, "--force writes it all the same")
+	}
+	r.note("%v", doubt)
+	return nil
+}
+
+// loadManifest reads what the image should be.
+func (r *restore) loadManifest() error {
+	m, _, err := readManifest(r.o.Image)
+	if errs.Is(err, errs.NotFound) || errs.Is(err, errs.Corrupt) {
+		return r.unlessForced(err)
+	}
+	if err != nil {
+		return err
+	}
+	if m.Image.Format != Raw {
+		return errs.WithHint(errs.E(errs.Unsupported, "%s holds files (format %s), not a volume's image", r.o.Image, m.Image.Format),
+			"make a file system on the volume, mount it, and unpack: tar -C MOUNTPOINT --numeric-owner --xattrs --xattrs-include='*' -xpf %s", r.o.Image)
+	}
+	r.want = &m.Image
+	return nil
+}
+
+// checkTarget refuses volumes that the image must not be written to. opens
+// is how many openers are known to be ours.
+func (r *restore) checkTarget(st *manager.Status, opens int) error {
+	vg := st.Group
+	lv, err := vg.FindLV(r.o.LV)
+	if err != nil {
+		return err
+	}
+	id := vg.Name + "/" + lv.Name
+	r.report.VG = vg.Name
+	snap, isSnapshot := vg.SnapshotOf(lv)
+	size := vg.LVSize(lv).Bytes()
+	if isSnapshot {
+		size = vg.ExtentBytes(snap.Size())
+	}
+	_, merging := vg.MergingInto(lv)
+	rt := st.LVs[lv.Name]
+	switch {
+	case isSnapshot && snap.Segment.Merging || merging:
+		return errs.E(errs.Conflict, "%s is being merged", id)
+	case lv.ReadOnly() || rt.ReadOnly:
+		return errs.WithHint(errs.E(errs.Conflict, "%s is read-only", id), "make it writable with: cowl lvchange -p rw %s", id)
+	case size < r.report.ImageBytes:
+		return errs.E(errs.NoSpace, "%s has %d bytes, the image %d: it does not fit", id, size, r.report.ImageBytes)
+	case rt.Opens > opens:
+		return errs.WithHint(errs.E(errs.Busy, "%s is in use (%d open)", id, rt.Opens-opens), "unmount it, or disconnect the NBD clients that have it open")
+	}
+	return nil
+}
+
+// checkImage compares the image with its manifest.
+func (r *restore) checkImage(ctx context.Context) error {
+	if r.want == nil {
+		return nil
+	}
+	found, err := checkFile(ctx, r.o.Image, r.want, r.o.phase(Verifying, r.report.ImageBytes))
+	if err != nil {
+		return err
+	}
+	if len(found) == 0 {
+		r.report.ImageVerified = true
+		return nil
+	}
+	if err := r.unlessForced(errDamaged("image "+r.o.Image, found)); err != nil {
+		return err
+	}
+	r.want = nil // there is nothing left to hold the volume against but what was read
+	return nil
+}
+
+// write opens the volume and fills it.
+func (r *restore) write(ctx context.Context) error {
+	dev, err := r.g.Open(ctx, r.o.LV, false)
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	// Somebody may have opened it since the first look.
+	st, err := r.g.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.checkTarget(st, 1); err != nil {
+		return err
+	}
+	if dev.Size() < r.report.ImageBytes {
+		return errs.E(errs.NoSpace, "%s/%s has %d bytes, the image %d: it does not fit", r.report.VG, r.o.LV, dev.Size(), r.report.ImageBytes)
+	}
+	r.report.VolumeBytes = dev.Size()
+	r.report.UntouchedBytes = dev.Size() - r.report.ImageBytes
+	r.warnSnapshots(st)
+	if err := r.fill(ctx, dev); err != nil {
+		return errs.WithHint(fmt.Errorf("restore of %s/%s did not end: %w", r.report.VG, r.o.LV, err),
+			"the volume now holds a mixture of old and new; run the restore again")
+	}
+	return r.checkAfter(ctx)
+}
+
+// warnSnapshots says what writing does to the snapshots of the volume: they
+// keep the old content, each in its own store.
+func (r *restore) warnSnapshots(st *manager.Status) {
+	lv := st.Group.LV(r.o.LV)
+	for _, s := range st.Group.SnapshotsOf(lv) {
+		rt := st.LVs[s.Cow.Name]
+		if rt.Cow == nil || rt.Cow.Invalid {
+			continue
+		}
+		if free := rt.Cow.Total.Bytes() - rt.Cow.Allocated.Bytes(); free < r.report.ImageBytes {
+			r.note("%s/%s is a snapshot of %s and has %s left for what is overwritten; it overflows if that is more",
+				r.report.VG, s.Cow.Name, r.o.LV, bytesText(free))
+		}
+	}
+}
+
+// fill writes, flushes and reads back.
+func (r *restore) fill(ctx context.Context, dev block.Device) error {
+	size := r.report.ImageBytes
+	d, read, err := copyDevice(ctx, r.image, size, volumeSink{dev}, r.o.phase(Writing, size))
+	if err != nil {
+		return err
+	}
+	r.report.ReadBytes, r.report.SHA256 = read, d.whole
+	if r.want != nil && d.whole != r.want.SHA256 {
+		return errs.E(errs.Corrupt, "image %s changed while it was read", r.o.Image)
+	}
+	if err := dev.Flush(); err != nil {
+		return err
+	}
+	found, err := checkRanges(ctx, dev, size, RangeBytes, d.ranges, r.o.phase(Checking, size))
+	if err != nil {
+		return err
+	}
+	return errDamaged("volume as read back", found)
+}
+
+// checkAfter looks at what became of snapshots: the target itself, if it is
+// one, and those that it has.
+func (r *restore) checkAfter(ctx context.Context) error {
+	st, err := r.g.Status(ctx)
+	if err != nil {
+		return err
+	}
+	invalid := func(lv *volume.LV) bool {
+		rt := st.LVs[lv.Name]
+		return rt.Cow != nil && rt.Cow.Invalid
+	}
+	lv, err := st.Group.FindLV(r.o.LV)
+	if err != nil {
+		return err
+	}
+	if invalid(lv) {
+		return errs.E(errs.NoSpace, "snapshot %s/%s overflowed while it was written: its content is lost", r.report.VG, lv.Name)
+	}
+	for _, s := range st.Group.SnapshotsOf(lv) {
+		if invalid(s.Cow) {
+			r.note("snapshot %s/%s has overflowed", r.report.VG, s.Cow.Name)
+		}
+	}
+	r.report.Verified = true
+	return nil
+}
+
+// VerifyReport is what Verify found.
+type VerifyReport struct {
+	Image    string    `json:"image"`
+	Bytes    int64     `json:"bytes"`
+	Manifest *Manifest `json:"-"`
+	Good     bool      `json:"good"`
+	Damage   []Damage  `json:"damage,omitempty"` // of the image
+	// Faults are about the files beside the image.
+	Faults  []string `json:"faults,omitempty"`
+	Seconds float64  `json:"seconds"`
+}
+
+// Verify checks an image, its manifest and its checksum file against each
+// other. A report with Good false comes with an error of kind errs.Corrupt.
+func Verify(ctx context.Context, image string, progress Reporter) (*VerifyReport, error) {
+	started := time.Now()
+	m, text, err := readManifest(image)
+	if err != nil {
+		return nil, err
+	}
+	v := &VerifyReport{Image: image, Bytes: m.Image.Bytes, Manifest: m}
+	if v.Damage, err = checkFile(ctx, image, &m.Image, progress.phase(Verifying, m.Image.Bytes)); err != nil {
+		return nil, err
+	}
+	err = errDamaged("image "+image, v.Damage)
+	if fault := checkChecksums(image, m, text); fault != nil {
+		v.Faults = append(v.Faults, fault.Error())
+		err = errors.Join(err, fault)
+	}
+	v.Good = err == nil
+	v.Seconds = time.Since(started).Seconds()
+	return v, err
+}
+
+// checkChecksums compares the file for sha256sum with what it should say. The
+// image may have been renamed together with what stands beside it: then the
+// names in it are the old ones, and still right.
+func checkChecksums(image string, m *Manifest, manifestText []byte) error {
+	path := image + checksumSuffix
+	got, err := readLimited(path, maxManifest)
+	if err != nil {
+		return err
+	}
+	if string(got) != string(m.checksums(manifestText)) {
+		return errs.E(errs.Corrupt, "checksum file %s does not say what manifest %s does", path, filepath.Base(image)+manifestSuffix)
+	}
+	return nil
+}

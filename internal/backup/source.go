@@ -1,0 +1,276 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"cowl/internal/errs"
+	"cowl/internal/manager"
+	"cowl/internal/volume"
+)
+
+// Tag marks the snapshots that backups make, so that one which outlived its
+// backup can be told from a person's own.
+const Tag = "cowl.backup"
+
+// ownerTag begins the second tag of such a snapshot: "cowl.backup.owner=HOST:PID".
+const ownerTag = "cowl.backup.owner="
+
+// cleanupTime bounds what is still done after a backup was cancelled.
+const cleanupTime = 30 * time.Second
+
+// source is what an image is read from.
+type source struct {
+	g        manager.Group
+	vg       *volume.Group // when the backup began
+	lv       *volume.LV    // the volume that the image is of
+	snapshot string        // what is read
+	own      bool          // we make the snapshot, and remove it
+	made     bool          // it exists
+	readOnly bool
+}
+
+// findSource looks the volume up. One that is a snapshot is read as it is, of
+// any other a snapshot is to be taken.
+func findSource(ctx context.Context, g manager.Group, name string) (*source, *manager.Status, error) {
+	st, err := g.Status(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	lv, err := st.Group.FindLV(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if kind, bad := st.Group.UnsupportedType(lv); bad {
+		return nil, nil, errs.E(errs.Unsupported, "volume %s/%s has segment type %s", st.Group.Name, name, kind)
+	}
+	s := &source{g: g, vg: st.Group, lv: lv}
+	snap, isSnapshot := st.Group.SnapshotOf(lv)
+	_, merging := st.Group.MergingInto(lv)
+	switch {
+	case isSnapshot && snap.Segment.Merging, merging:
+		return nil, nil, errs.WithHint(errs.E(errs.Conflict, "%s/%s is being merged", st.Group.Name, name), "wait until lvs shows the merge as done")
+	case isSnapshot:
+		s.snapshot, s.readOnly = name, lv.ReadOnly()
+	default:
+		s.snapshot, s.own = snapshotName(st.Group, name, time.Now()), true
+	}
+	return s, st, nil
+}
+
+// id is the name of what is read, as people write it.
+func (s *source) id() string { return s.vg.Name + "/" + s.snapshot }
+
+// snapshotName makes a name for our snapshot that nothing in the group has
+// and that fits device-mapper's limit together with the group's.
+func snapshotName(vg *volume.Group, lv string, now time.Time) string {
+	suffix := ".backup_" + now.UTC().Format(timeInNames)
+	for n := 1; ; n++ {
+		end := suffix
+		if n > 1 {
+			end += "_" + strconv.Itoa(n)
+		}
+		stem := lv
+		for stem != "" && len(volume.DMName(vg.Name, stem+end)) > 120 {
+			stem = stem[:len(stem)-1]
+		}
+		if vg.LV(stem+end) == nil {
+			return stem + end
+		}
+	}
+}
+
+// ownTags are what our snapshots carry.
+func ownTags() []string {
+	host, _ := os.Hostname()
+	keep := func(r rune) rune {
+		if strings.ContainsRune("_+.-", r) || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' {
+			return r
+		}
+		return -1
+	}
+	return []string{Tag, fmt.Sprintf("%s%s:%d", ownerTag, strings.Map(keep, host), os.Getpid())}
+}
+
+// take makes the snapshot, if it is ours to make. Also after an error release
+// has to be called: a request that was cancelled may have been carried out.
+func (s *source) take(ctx context.Context, size volume.Size, readOnly bool) ([]string, error) {
+	if !s.own {
+		return nil, nil
+	}
+	s.readOnly, s.made = readOnly, true
+	spec := volume.SnapshotSpec{Origin: s.lv.Name, Name: s.snapshot, Size: size, ReadOnly: readOnly, Tags: ownTags()}
+	r, err := s.g.CreateSnapshots(ctx, []volume.SnapshotSpec{spec})
+	if errs.Is(err, errs.NoSpace) {
+		err = errs.WithHint(err, "add a physical volume with vgextend, or ask for a smaller snapshot with -L")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("snapshot of %s/%s: %w", s.vg.Name, s.lv.Name, err)
+	}
+	return r.Notes, nil
+}
+
+// release removes our snapshot, also when ctx was cancelled. What cannot be
+// removed is named with the command that does it.
+func (s *source) release(ctx context.Context) error {
+	if !s.made {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	st, err := s.g.Status(ctx)
+	if err == nil && st.Group.LV(s.snapshot) == nil {
+		return nil // never made, or removed by somebody else
+	}
+	// Whoever served our reads may notice only now that they are over.
+	for wait := time.Millisecond; err == nil; wait = min(2*wait, time.Second) {
+		_, err = s.g.RemoveLVs(ctx, []string{s.snapshot})
+		if err == nil || !errs.Is(err, errs.Busy) {
+			break
+		}
+		busy := err
+		select {
+		case <-time.After(wait):
+			err = nil
+		case <-ctx.Done():
+			err = busy
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("snapshot %s was left behind (%w); remove it with: cowl lvremove -y %s", s.id(), err, s.id())
+	}
+	s.made = false
+	return nil
+}
+
+// check tells whether the snapshot still shows the instant it was taken at,
+// and how full it is. It is asked after the last read: what was read from a
+// snapshot that has overflowed by then cannot be trusted.
+func (s *source) check(ctx context.Context) (*manager.CowStatus, error) {
+	st, err := s.g.Status(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("status of snapshot %s: %w", s.id(), err)
+	}
+	rt, ok := st.LVs[s.snapshot]
+	if !ok || rt.Cow == nil {
+		return nil, errs.E(errs.Conflict, "snapshot %s was removed or deactivated while it was read", s.id())
+	}
+	if rt.Cow.Invalid {
+		why := ""
+		if rt.Cow.Reason != "" {
+			why = " (" + rt.Cow.Reason + ")"
+		}
+		return rt.Cow, errs.WithHint(errs.E(errs.NoSpace, "snapshot %s has overflowed%s: its content is lost", s.id(), why),
+			"give the snapshot more room with -L; what changes on %s/%s during the backup has to fit", s.vg.Name, s.lv.Name)
+	}
+	return rt.Cow, nil
+}
+
+// finalCheck is check after the last read, also when ctx was cancelled.
+func (s *source) finalCheck(ctx context.Context) (*manager.CowStatus, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	return s.check(ctx)
+}
+
+// leftovers describes what earlier backups of the volume left behind: their
+// snapshots, and partial images in dir.
+func (s *source) leftovers(dir string) []string {
+	var notes []string
+	host := strings.SplitN(strings.TrimPrefix(ownTags()[1], ownerTag), ":", 2)[0]
+	for _, snap := range s.vg.SnapshotsOf(s.lv) {
+		owner := ""
+		ours := false
+		for _, tag := range snap.Cow.Tags {
+			ours = ours || tag == Tag
+			if o, ok := strings.CutPrefix(tag, ownerTag); ok {
+				owner = o
+			}
+		}
+		if !ours || snap.Segment.Merging || snap.Cow.Name == s.snapshot {
+			continue
+		}
+		at, pidText, _ := strings.Cut(owner, ":")
+		pid, err := strconv.Atoi(pidText)
+		name := s.vg.Name + "/" + snap.Cow.Name
+		switch {
+		case err == nil && at == host && alive(pid):
+			notes = append(notes, fmt.Sprintf("another backup, process %d, is using snapshot %s", pid, name))
+		case err == nil && at != host:
+			notes = append(notes, fmt.Sprintf("snapshot %s belongs to a backup by process %d on %s; if that has ended, remove it with: cowl lvremove -y %s", name, pid, at, name))
+		default:
+			notes = append(notes, fmt.Sprintf("snapshot %s was left by a backup that was killed; remove it with: cowl lvremove -y %s", name, name))
+		}
+	}
+	for _, path := range abandoned(dir, s.vg.Name, s.lv.Name) {
+		notes = append(notes, fmt.Sprintf("%s was left by a backup that was killed; remove it with: rm '%s'", path, path))
+	}
+	return notes
+}
+
+// watch looks at the snapshot's usage while it is read, and cancels the
+// returned context when it overflows. stop ends the watching and returns the
+// highest usage seen.
+func (s *source) watch(ctx context.Context, every time.Duration, note func(string)) (_ context.Context, stop func() *manager.CowStatus) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	ended := make(chan struct{})
+	var last *manager.CowStatus
+	warned := false
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+			cow, err := s.check(ctx)
+			if cow != nil {
+				last = cow
+			}
+			if errs.Is(err, errs.NoSpace) {
+				cancel(err)
+			}
+			if cow != nil && !warned && fill(cow) >= 80 && err == nil {
+				warned = true
+				note(fmt.Sprintf("snapshot %s is %.0f %% full; when it overflows, this backup fails", s.id(), fill(cow)))
+			}
+		}
+	}()
+	return ctx, func() *manager.CowStatus {
+		cancel(errors.New("the snapshot is no longer watched"))
+		<-ended
+		return last
+	}
+}
+
+// fill is how full a store is, in percent.
+func fill(c *manager.CowStatus) float64 {
+	if c.Invalid {
+		return 100
+	}
+	if c.Total == 0 {
+		return 0
+	}
+	return 100 * float64(c.Allocated) / float64(c.Total)
+}
+
+// bytesText writes a size for people, in binary units.
+func bytesText(n int64) string {
+	units := []string{"bytes", "KiB", "MiB", "GiB", "TiB"}
+	v, i := float64(n), 0
+	for v >= 1024 && i < len(units)-1 {
+		v, i = v/1024, i+1
+	}
+	if i == 0 || v >= 100 {
+		return fmt.Sprintf("%.0f %s", v, units[i])
+	}
+	return fmt.Sprintf("%.1f %s", v, units[i])
+}
