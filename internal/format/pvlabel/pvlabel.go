@@ -9,7 +9,6 @@ import (
 
 	"cowl/internal/errs"
 	"cowl/internal/format/checksum"
-	"cowl/internal/volume"
 )
 
 const (
@@ -37,7 +36,8 @@ const (
 	offPVHeader  = 20 // the field that says where the PV header begins
 	offType      = 24
 	labelHeader  = 32 // bytes of the label, and where the PV header begins
-	offDevSize   = labelHeader + 32
+	idLength     = 32
+	offDevSize   = labelHeader + idLength
 	offLocations = labelHeader + 40
 
 	locationSize = 16
@@ -52,7 +52,7 @@ type Area struct {
 // Label is a decoded label sector. In memory as on disk, sizes are in bytes.
 type Label struct {
 	Sector  uint64 // where the label stands, 0 to 3
-	ID      volume.UUID
+	ID      string // the PV's identifier, 32 characters without dashes
 	DevSize uint64
 	Data    []Area // one: where physical extents begin
 	MDAs    []Area // metadata areas, none to two
@@ -109,7 +109,7 @@ func Decode(sector []byte, at uint64) (*Label, error) {
 
 	l := &Label{
 		Sector:  at,
-		ID:      volume.UUID(sector[labelHeader:offDevSize]),
+		ID:      string(sector[labelHeader:offDevSize]),
 		DevSize: le.Uint64(sector[offDevSize:]),
 	}
 	rest := sector[offLocations:]
@@ -161,8 +161,8 @@ func (l *Label) Validate() error {
 	if l.Sector >= Sectors {
 		return errs.E(errs.Corrupt, "PV header: label at sector %d (want 0 to %d)", l.Sector, Sectors-1)
 	}
-	if !l.ID.Valid() {
-		return errs.E(errs.Corrupt, "PV header: bad identifier %q", string(l.ID))
+	if !validID(l.ID) {
+		return errs.E(errs.Corrupt, "PV header: bad identifier %q", l.ID)
 	}
 	if l.Version == 0 && (l.Flags != 0 || len(l.Bootloader) > 0) {
 		return errs.E(errs.Corrupt, "PV header %s: flags or a bootloader area need an extension", l.ID)
@@ -185,6 +185,18 @@ func (l *Label) Validate() error {
 		return errs.E(errs.Corrupt, "PV header %s: %d bytes do not fit a sector", l.ID, n)
 	}
 	return nil
+}
+
+// validID reports whether id has the length and the characters of LVM2's
+// identifiers.
+func validID(id string) bool {
+	for i := range len(id) {
+		c := id[i]
+		if (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && c != '!' && c != '#' {
+			return false
+		}
+	}
+	return len(id) == idLength
 }
 
 // encodedSize counts list ends as entries, and the extension if there is one.
