@@ -57,13 +57,13 @@ type Options struct {
 //
 // Locks inside: mu is taken alone. ReadAt and WriteAt take none.
 type Device struct {
-	f     *os.File
-	path  string
-	caps  block.Caps
-	disk  bool // a block device, not a regular file
-	size  atomic.Int64
-	sync  func(*os.File) error // datasync; tests replace it
-	noGap atomic.Bool          // the file system cannot punch holes
+	f       *os.File
+	path    string
+	caps    block.Caps
+	disk    bool // a block device, not a regular file
+	size    atomic.Int64
+	sync    func(*os.File) error // datasync; tests replace it
+	noHoles atomic.Bool          // the file system cannot punch holes
 
 	// written counts the changes that were made, and is raised before their
 	// calls return. A flush that reads it first covers all that it counts.
@@ -307,12 +307,12 @@ func (d *Device) WriteZeroes(off, length int64) error {
 
 // punch makes a hole in a regular file, and reports false if it cannot.
 func (d *Device) punch(off, length int64) (bool, error) {
-	if d.noGap.Load() {
+	if d.noHoles.Load() {
 		return false, nil
 	}
 	err := punchHole(d.f, off, length)
 	if errors.Is(err, errors.ErrUnsupported) {
-		d.noGap.Store(true)
+		d.noHoles.Store(true)
 		return false, nil
 	}
 	if err != nil {

@@ -1,0 +1,140 @@
+package file_test
+
+import (
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"cowl/internal/block"
+	"cowl/internal/block/blocktest"
+	"cowl/internal/block/file"
+	"cowl/internal/errs"
+	"cowl/internal/judge"
+)
+
+// A FIFO without a writer must be refused, not waited for.
+func TestFIFO(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "fifo")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Skipf("no FIFOs here: %v", err)
+	}
+	if _, err := file.Open(path, file.Options{ReadOnly: true}); !errs.Is(err, errs.Unsupported) {
+		t.Errorf("Open of a FIFO: %v", err)
+	}
+}
+
+// Backups and exports of sparse images live on this.
+func TestHolesShow(t *testing.T) {
+	d := create(t, 10<<20)
+	if !d.Caps().Discard {
+		t.Skip("the file system of the temporary directory has no holes")
+	}
+	const mib = 1 << 20
+	p := make([]byte, mib)
+	for i := range p {
+		p[i] = 1
+	}
+	for _, at := range []int64{0, 4 * mib, 5 * mib, 9 * mib} {
+		if _, err := d.WriteAt(p, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.WriteZeroes(5*mib, mib); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Discard(9*mib, mib); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for e, err := range d.Extents(mib/2, 9*mib) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, fmt.Sprintf("%d+%d:%d", e.Off/(mib/2), e.Len/(mib/2), e.Kind))
+	}
+	if want := "1+1:0 2+6:2 8+2:0 10+9:2"; strings.Join(got, " ") != want {
+		t.Errorf("extents in half MiB: %v, want %v", got, want)
+	}
+}
+
+// loop attaches a file to a loop device for the time of the test.
+func loop(t *testing.T, path string, blockSize int) string {
+	t.Helper()
+	judge.NeedLoop(t)
+	losetup := judge.Find("losetup")
+	out, err := exec.Command(losetup, "--find", "--show", "--sector-size", strconv.Itoa(blockSize), path).CombinedOutput()
+	if err != nil {
+		t.Fatalf("losetup: %v: %s", err, out)
+	}
+	dev := strings.TrimSpace(string(out))
+	t.Cleanup(func() {
+		if out, err := exec.Command(losetup, "--detach", dev).CombinedOutput(); err != nil {
+			t.Errorf("losetup --detach %s: %v: %s", dev, err, out)
+		}
+	})
+	return dev
+}
+
+func loopOf(t *testing.T, size int64, blockSize int) string {
+	t.Helper()
+	d := create(t, size)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return loop(t, d.Path(), blockSize)
+}
+
+func TestConformanceOfBlockDevices(t *testing.T) {
+	for _, blockSize := range []int{512, 4096} {
+		bs := int64(blockSize)
+		t.Run(fmt.Sprintf("blocks of %d", bs), func(t *testing.T) {
+			blocktest.Run(t, func(t *testing.T, size int64) block.Device {
+				d := open(t, loopOf(t, size, blockSize), file.Options{Lock: file.Exclusive})
+				if c := d.Caps(); c.BlockSize != blockSize || !c.Discard || !c.Zeroes {
+					t.Errorf("capabilities %+v", c)
+				}
+				return d
+			}, blocktest.Options{
+				Zeroed: true,
+				Sizes:  []int64{3 * bs, 17*4096 + bs, 256 << 10},
+				Reopen: reopen,
+			})
+		})
+	}
+}
+
+func TestExclusiveBlockDevice(t *testing.T) {
+	exclusion(t, loopOf(t, 1<<20, 512))
+}
+
+func TestBlockDevicesDoNotGrow(t *testing.T) {
+	d := open(t, loopOf(t, 1<<20, 512), file.Options{})
+	if err := d.Grow(2 << 20); !errs.Is(err, errs.Unsupported) || d.Size() != 1<<20 {
+		t.Errorf("Grow of a block device: %v, size %d", err, d.Size())
+	}
+}
+
+// The kernel may write through a loop device to the file behind it, whatever
+// lock the file has; so cowl stays away, by whichever name it is called.
+func TestFileBehindLoopDevice(t *testing.T) {
+	d := create(t, 1<<20)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dev := loop(t, d.Path(), 512)
+	link := filepath.Join(t.TempDir(), "link.img")
+	if err := syscall.Link(d.Path(), link); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{d.Path(), link} {
+		_, err := file.Open(path, file.Options{Lock: file.Exclusive})
+		if !errs.Is(err, errs.Busy) || !strings.Contains(err.Error(), dev) || !strings.Contains(errs.HintOf(err), "losetup -d") {
+			t.Errorf("Open(%s) = %v (%s), want errs.Busy naming %s", path, err, errs.HintOf(err), dev)
+		}
+	}
+	open(t, d.Path(), file.Options{ReadOnly: true})
+}
