@@ -23,21 +23,30 @@ const mergeBytes = 4 << 20
 type merge struct {
 	store *Store
 
-	// Both guarded by Origin.gate. While a step is at work on a chunk, writes
+	// All guarded by Origin.gate. While a step is at work on a chunk, writes
 	// to it wait for stepDone.
 	active   []dmsnap.Exception // in ascending order of origin chunk
 	stepDone chan struct{}
+
+	// limbo has the chunks of a step whose last write failed: nobody knows
+	// whether their exceptions are still on disk. Until a step succeeds they
+	// are written on both devices, so that either answer is right.
+	limbo []dmsnap.Exception
 }
 
 // busy reports whether a step is at work on a chunk of [off, end).
-func (m *merge) busy(off, end int64) bool {
-	if len(m.active) == 0 || off >= end {
+func (m *merge) busy(off, end int64) bool { return m.touches(m.active, off, end) }
+
+// touches reports whether [off, end) has a byte of one of the chunks, which
+// are in ascending order of origin chunk.
+func (m *merge) touches(chunks []dmsnap.Exception, off, end int64) bool {
+	if len(chunks) == 0 || off >= end {
 		return false
 	}
-	i, _ := slices.BinarySearchFunc(m.active, m.store.chunkOf(off), func(e dmsnap.Exception, chunk uint64) int {
+	i, _ := slices.BinarySearchFunc(chunks, m.store.chunkOf(off), func(e dmsnap.Exception, chunk uint64) int {
 		return cmp.Compare(e.Old, chunk)
 	})
-	return i < len(m.active) && m.store.layout.Off(m.active[i].Old) < end
+	return i < len(chunks) && m.store.layout.Off(chunks[i].Old) < end
 }
 
 // StartMerge makes the origin show the store's content, and MergeStep move it
@@ -115,11 +124,12 @@ func (o *Origin) mergeEntries(m *merge, first int) error {
 	}
 	slices.SortFunc(entries, func(a, b dmsnap.Exception) int { return cmp.Compare(a.Old, b.Old) })
 	o.beginStep(m, entries)
-	err := o.copyBack(m, entries)
-	if err == nil {
-		err = s.clearEntries(first)
+	if err := o.copyBack(m, entries); err != nil {
+		o.endStep(m, false, false)
+		return err
 	}
-	o.endStep(m, err == nil)
+	err := s.clearEntries(first)
+	o.endStep(m, err == nil, err != nil)
 	return err
 }
 
@@ -137,7 +147,7 @@ func (o *Origin) beginStep(m *merge, entries []dmsnap.Exception) {
 	m.active, m.stepDone = entries, make(chan struct{})
 }
 
-func (o *Origin) endStep(m *merge, merged bool) {
+func (o *Origin) endStep(m *merge, merged, unsure bool) {
 	o.gate.Lock()
 	defer o.gate.Unlock()
 	if merged {
@@ -146,6 +156,10 @@ func (o *Origin) endStep(m *merge, merged bool) {
 			m.store.index.remove(e.Old)
 		}
 		m.store.mu.Unlock()
+		m.limbo = nil
+	}
+	if unsure {
+		m.limbo = m.active
 	}
 	m.active = nil
 	close(m.stepDone)

@@ -157,6 +157,9 @@ func (o *Origin) mutate(c change) error {
 		case part.op == opDiscard: // advice, and the chunk will be copied anyway
 		default:
 			err = part.at(r.cow).apply(m.dev)
+			if err == nil && o.merge.touches(o.merge.limbo, r.off, r.end()) {
+				err = o.mutateBase(part)
+			}
 		}
 		if err != nil {
 			return err

@@ -43,7 +43,7 @@ func (s stage) play(m *machine) error {
 // overflowed; merges go on; and the same holds again after the next cut.
 func TestPowerCuts(t *testing.T) {
 	seed := blocktest.Seed(t)
-	histories, random := 6, 6
+	histories, random := 3, 5
 	if blocktest.Long() {
 		histories, random = 400, 20
 	}
@@ -70,7 +70,7 @@ func TestPowerCuts(t *testing.T) {
 func cutAt(t *testing.T, s stage, n int64, random int) (reboots int) {
 	w, m := s.machine()
 	w.CutAt(n)
-	if err := s.play(m); !errors.Is(err, crash.ErrPowerCut) {
+	if err := s.play(m); !w.Down() { // a cut in an overflow's last write is no error
 		t.Fatalf("seed %d, cut at %d: %v", s.seed, n, err)
 	}
 	rng := rand.New(rand.NewPCG(s.seed, uint64(n)))
@@ -122,7 +122,7 @@ var errInjected = errors.New("injected fault")
 // restart.
 func TestEveryOperationFails(t *testing.T) {
 	seed := blocktest.Seed(t)
-	histories := 25
+	histories := 40
 	if blocktest.Long() {
 		histories = 1500
 	}
