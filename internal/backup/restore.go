@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"cowl/internal/block"
@@ -46,7 +47,8 @@ type restore struct {
 	g      manager.Group
 	o      RestoreOptions
 	image  *file.Device
-	want   *Image // nil without a usable manifest
+	want   *Image   // nil without a usable manifest
+	valid  []string // the target's snapshots that had not overflowed before
 	report *RestoreReport
 }
 
@@ -210,6 +212,7 @@ func (r *restore) warnSnapshots(st *manager.Status) {
 		if rt.Cow == nil || rt.Cow.Invalid {
 			continue
 		}
+		r.valid = append(r.valid, s.Cow.Name)
 		if free := rt.Cow.Total.Bytes() - rt.Cow.Allocated.Bytes(); free < r.report.ImageBytes {
 			r.note("%s/%s is a snapshot of %s and has %s left for what is overwritten; it overflows if that is more",
 				r.report.VG, s.Cow.Name, r.o.LV, bytesText(free))
@@ -257,7 +260,7 @@ func (r *restore) checkAfter(ctx context.Context) error {
 		return errs.E(errs.NoSpace, "snapshot %s/%s overflowed while it was written: its content is lost", r.report.VG, lv.Name)
 	}
 	for _, s := range st.Group.SnapshotsOf(lv) {
-		if invalid(s.Cow) {
+		if invalid(s.Cow) && slices.Contains(r.valid, s.Cow.Name) {
 			r.note("snapshot %s/%s has overflowed", r.report.VG, s.Cow.Name)
 		}
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,7 +20,8 @@ import (
 // backup can be told from a person's own.
 const Tag = "cowl.backup"
 
-// ownerTag begins the second tag of such a snapshot: "cowl.backup.owner=HOST:PID".
+// ownerTag begins the second tag of such a snapshot, which is of one backup
+// only: "cowl.backup.owner=HOST:PID:RANDOM".
 const ownerTag = "cowl.backup.owner="
 
 // cleanupTime bounds what is still done after a backup was cancelled.
@@ -33,6 +36,7 @@ type source struct {
 	own      bool          // we make the snapshot, and remove it
 	made     bool          // it exists
 	readOnly bool
+	owner    string // the tag that makes the snapshot ours
 }
 
 // findSource looks the volume up. One that is a snapshot is read as it is, of
@@ -58,7 +62,7 @@ func findSource(ctx context.Context, g manager.Group, name string) (*source, *ma
 	case isSnapshot:
 		s.snapshot, s.readOnly = name, lv.ReadOnly()
 	default:
-		s.snapshot, s.own = snapshotName(st.Group, name, time.Now()), true
+		s.snapshot, s.own, s.owner = snapshotName(st.Group, name, time.Now()), true, newOwner()
 	}
 	return s, st, nil
 }
@@ -85,26 +89,30 @@ func snapshotName(vg *volume.Group, lv string, now time.Time) string {
 	}
 }
 
-// ownTags are what our snapshots carry.
-func ownTags() []string {
+// newOwner makes a tag that no other backup has.
+func newOwner() string {
+	return fmt.Sprintf("%s%s:%d:%08x", ownerTag, hostname(), os.Getpid(), rand.Uint32())
+}
+
+// hostname is the host's name in the characters that a tag may have.
+func hostname() string {
 	host, _ := os.Hostname()
-	keep := func(r rune) rune {
+	return strings.Map(func(r rune) rune {
 		if strings.ContainsRune("_+.-", r) || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' {
 			return r
 		}
 		return -1
-	}
-	return []string{Tag, fmt.Sprintf("%s%s:%d", ownerTag, strings.Map(keep, host), os.Getpid())}
+	}, host)
 }
 
 // take makes the snapshot, if it is ours to make. Also after an error release
 // has to be called: a request that was cancelled may have been carried out.
-func (s *source) take(ctx context.Context, size volume.Size, readOnly bool) ([]string, error) {
+func (s *source) take(ctx context.Context, size volume.Size, readOnly bool) (notes []string, err error) {
 	if !s.own {
 		return nil, nil
 	}
 	s.readOnly, s.made = readOnly, true
-	spec := volume.SnapshotSpec{Origin: s.lv.Name, Name: s.snapshot, Size: size, ReadOnly: readOnly, Tags: ownTags()}
+	spec := volume.SnapshotSpec{Origin: s.lv.Name, Name: s.snapshot, Size: size, ReadOnly: readOnly, Tags: []string{Tag, s.owner}}
 	r, err := s.g.CreateSnapshots(ctx, []volume.SnapshotSpec{spec})
 	if errs.Is(err, errs.NoSpace) {
 		err = errs.WithHint(err, "add a physical volume with vgextend, or ask for a smaller snapshot with -L")
@@ -124,8 +132,11 @@ func (s *source) release(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 	defer cancel()
 	st, err := s.g.Status(ctx)
-	if err == nil && st.Group.LV(s.snapshot) == nil {
-		return nil // never made, or removed by somebody else
+	if err == nil {
+		lv := st.Group.LV(s.snapshot)
+		if lv == nil || !slices.Contains(lv.Tags, s.owner) {
+			return nil // never made, or removed by somebody else
+		}
 	}
 	// Whoever served our reads may notice only now that they are over.
 	for wait := time.Millisecond; err == nil; wait = min(2*wait, time.Second) {
@@ -182,35 +193,34 @@ func (s *source) finalCheck(ctx context.Context) (*manager.CowStatus, error) {
 // snapshots, and partial images in dir.
 func (s *source) leftovers(dir string) []string {
 	var notes []string
-	host := strings.SplitN(strings.TrimPrefix(ownTags()[1], ownerTag), ":", 2)[0]
 	for _, snap := range s.vg.SnapshotsOf(s.lv) {
-		owner := ""
-		ours := false
-		for _, tag := range snap.Cow.Tags {
-			ours = ours || tag == Tag
-			if o, ok := strings.CutPrefix(tag, ownerTag); ok {
-				owner = o
-			}
-		}
-		if !ours || snap.Segment.Merging || snap.Cow.Name == s.snapshot {
-			continue
-		}
-		at, pidText, _ := strings.Cut(owner, ":")
-		pid, err := strconv.Atoi(pidText)
-		name := s.vg.Name + "/" + snap.Cow.Name
-		switch {
-		case err == nil && at == host && alive(pid):
-			notes = append(notes, fmt.Sprintf("another backup, process %d, is using snapshot %s", pid, name))
-		case err == nil && at != host:
-			notes = append(notes, fmt.Sprintf("snapshot %s belongs to a backup by process %d on %s; if that has ended, remove it with: cowl lvremove -y %s", name, pid, at, name))
-		default:
-			notes = append(notes, fmt.Sprintf("snapshot %s was left by a backup that was killed; remove it with: cowl lvremove -y %s", name, name))
+		if slices.Contains(snap.Cow.Tags, Tag) && !snap.Segment.Merging && snap.Cow.Name != s.snapshot {
+			notes = append(notes, describeLeftover(s.vg.Name+"/"+snap.Cow.Name, snap.Cow.Tags))
 		}
 	}
 	for _, path := range abandoned(dir, s.vg.Name, s.lv.Name) {
 		notes = append(notes, fmt.Sprintf("%s was left by a backup that was killed; remove it with: rm '%s'", path, path))
 	}
 	return notes
+}
+
+// describeLeftover says whose a backup's snapshot is.
+func describeLeftover(name string, tags []string) string {
+	var host, pid string
+	for _, tag := range tags {
+		if owner, ok := strings.CutPrefix(tag, ownerTag); ok {
+			host, pid, _ = strings.Cut(owner, ":")
+			pid, _, _ = strings.Cut(pid, ":")
+		}
+	}
+	n, err := strconv.Atoi(pid)
+	switch {
+	case err == nil && host != hostname():
+		return fmt.Sprintf("snapshot %s belongs to a backup by process %d on %s; if that has ended, remove it with: cowl lvremove -y %s", name, n, host, name)
+	case err == nil && alive(n):
+		return fmt.Sprintf("another backup, process %d, is using snapshot %s", n, name)
+	}
+	return fmt.Sprintf("snapshot %s was left by a backup that was killed; remove it with: cowl lvremove -y %s", name, name)
 }
 
 // watch looks at the snapshot's usage while it is read, and cancels the

@@ -1,0 +1,621 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cowl/internal/block"
+	"cowl/internal/block/mem"
+	"cowl/internal/errs"
+	"cowl/internal/judge"
+	"cowl/internal/volume"
+)
+
+var ctx = context.Background()
+
+const mib = 1 << 20
+
+func seed(t *testing.T) uint64 {
+	s := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", s)
+	return s
+}
+
+// files lists a directory, hidden files as well.
+func files(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// nothingLeft is what must hold after any backup that failed.
+func nothingLeft(t *testing.T, g *fakeGroup, dir string) {
+	t.Helper()
+	if got := files(t, dir); len(got) > 0 {
+		t.Errorf("files left in the target directory: %q", got)
+	}
+	if got := g.snapshots(); len(got) > 0 {
+		t.Errorf("snapshots left: %q", got)
+	}
+	for name, v := range g.vols {
+		if v.opens != 0 {
+			t.Errorf("%s is still open %d times", name, v.opens)
+		}
+	}
+}
+
+// The image must show one instant, however the origin changes meanwhile, and
+// come with what proves it.
+func TestBackupOfVolumeInUse(t *testing.T) {
+	s := seed(t)
+	g, dir := newGroup(t), t.TempDir()
+	vol := g.volumeOf("root-x", 67*mib, s)
+	frozen := content(t, vol.dev)
+	stop := make(chan struct{})
+	var writer sync.WaitGroup
+	var writes atomic.Int64
+	g.created = func() error { // the instant has passed: now everything changes
+		writer.Go(func() {
+			rng := rand.New(rand.NewPCG(s, 1))
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if _, err := vol.dev.WriteAt([]byte{1, 2, 3}, rng.Int64N(67*mib-3)); err != nil {
+					t.Error(err)
+					return
+				}
+				writes.Add(1)
+			}
+		})
+		for writes.Load() < 10 {
+			runtime.Gosched()
+		}
+		return nil
+	}
+	r, err := Run(ctx, g, Options{LV: "root-x", Dir: dir, Tool: "cowl test"})
+	close(stop)
+	writer.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := os.ReadFile(r.Image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(image, frozen) {
+		t.Error("the image is not what the volume held when the snapshot was taken")
+	}
+	if got := g.snapshots(); len(got) > 0 {
+		t.Errorf("snapshots left: %q", got)
+	}
+	base := filepath.Base(r.Image)
+	if !strings.HasPrefix(base, "vg--0-root--x.20") || !strings.HasSuffix(base, "Z.raw") {
+		t.Errorf("image is called %s", base)
+	}
+	if got, want := files(t, dir), []string{base, base + ".json", base + ".sha256"}; !slices.Equal(got, want) {
+		t.Errorf("files %q, want %q", got, want)
+	}
+	m, _, err := readManifest(r.Image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Source.LV != "root-x" || m.Source.LVUUID != g.vg.LV("root-x").ID.String() || m.Source.Bytes != 67*mib ||
+		!m.Snapshot.Own || m.Image.Bytes != 67*mib || len(m.Image.Ranges) != 2 || m.Tool != "cowl test" ||
+		m.Snapshot.Time.Unix() != 1_700_000_000 {
+		t.Errorf("manifest %+v", m)
+	}
+	if !r.Verified || r.SnapshotFill == nil || *r.SnapshotFill <= 0 || r.SHA256 != m.Image.SHA256 {
+		t.Errorf("report %+v", r)
+	}
+	if v, err := Verify(ctx, r.Image, Reporter{}); err != nil || !v.Good {
+		t.Errorf("verify: %+v, %v", v, err)
+	}
+	judge.Need(t, "sha256sum")
+	check := exec.Command("sha256sum", "-c", "--strict", filepath.Base(r.Checksums))
+	check.Dir = dir
+	if out, err := check.CombinedOutput(); err != nil || bytes.Count(out, []byte(": OK\n")) != 2 {
+		t.Errorf("sha256sum -c: %v\n%s", err, out)
+	}
+}
+
+// Holes of the volume, and zeroes that somebody wrote, take no space.
+func TestImageIsSparse(t *testing.T) {
+	g, dir := newGroup(t), t.TempDir()
+	dev := mem.New(256 * mib)
+	for _, off := range []int64{0, 100 * mib, 256*mib - 4096} {
+		if _, err := dev.WriteAt(bytes.Repeat([]byte{9}, 4096), off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := block.WriteZeroBytes(dev, 10*mib, 50*mib); err != nil {
+		t.Fatal(err)
+	}
+	g.add("v", dev)
+	r, err := Run(ctx, g, Options{LV: "v", Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var st syscall.Stat_t
+	if err := syscall.Stat(r.Image, &st); err != nil {
+		t.Fatal(err)
+	}
+	if st.Size != 256*mib || st.Blocks*512 > 256<<10 {
+		t.Errorf("image has %d bytes and takes %d", st.Size, st.Blocks*512)
+	}
+	if r.StoredBytes != st.Blocks*512 {
+		t.Errorf("report says %d bytes are stored, the file system %d", r.StoredBytes, st.Blocks*512)
+	}
+	if r.ReadBytes > 52*mib {
+		t.Errorf("%d bytes were read of a volume with 50 MiB that are not holes", r.ReadBytes)
+	}
+	m, _, err := readManifest(r.Image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Image.DataBytes != 3*4096 {
+		t.Errorf("data_bytes %d, want %d", m.Image.DataBytes, 3*4096)
+	}
+	if m.Image.Ranges[2] != "zero" || m.Image.Ranges[0] == "zero" {
+		t.Errorf("ranges %q", m.Image.Ranges)
+	}
+}
+
+// A snapshot that a person names is backed up as it is, and stays.
+func TestBackupOfSnapshot(t *testing.T) {
+	g, dir := newGroup(t), t.TempDir()
+	vol := g.volumeOf("v", 8*mib, seed(t))
+	g.snapshot(volume.SnapshotSpec{Origin: "v", Name: "mine"})
+	want := content(t, vol.dev)
+	scatter(t, vol.dev, 1, 5)
+	r, err := Run(ctx, g, Options{LV: "mine", Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(r.Image); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("the image is not the snapshot's content (%v)", err)
+	}
+	if got := g.snapshots(); !slices.Equal(got, []string{"mine"}) {
+		t.Errorf("snapshots are now %q", got)
+	}
+	if !r.SnapshotKept || r.LV != "mine" {
+		t.Errorf("report %+v", r)
+	}
+}
+
+// Two backups within one second must not share a name, and one that finds
+// the name of its snapshot taken must not remove the other's.
+func TestBackupsAtOnce(t *testing.T) {
+	g, dir := newGroup(t), t.TempDir()
+	g.volumeOf("v", 2*mib, 1)
+	var wg sync.WaitGroup
+	var good atomic.Int64
+	for range 6 {
+		wg.Go(func() {
+			_, err := Run(ctx, g, Options{LV: "v", Dir: dir})
+			if err == nil {
+				good.Add(1)
+			} else if !errs.Is(err, errs.Exists) {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	images, err := filepath.Glob(filepath.Join(dir, "*.raw"))
+	if err != nil || len(images) == 0 || int64(len(images)) != good.Load() {
+		t.Fatalf("%d good backups, images %q (%v)", good.Load(), images, err)
+	}
+	for _, image := range images {
+		if _, err := Verify(ctx, image, Reporter{}); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := files(t, dir); len(got) != 3*len(images) || len(g.snapshots()) > 0 {
+		t.Errorf("files %q, snapshots %q", got, g.snapshots())
+	}
+}
+
+// The same with the second coming when the first has its snapshot.
+func TestSnapshotNameTaken(t *testing.T) {
+	g, dir := newGroup(t), t.TempDir()
+	g.volumeOf("v", 2*mib, 1)
+	st, err := g.Status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := &source{g: g, vg: st.Group, lv: st.Group.LV("v"), snapshot: "s", own: true, owner: newOwner()}
+	second := &source{g: g, vg: st.Group, lv: st.Group.LV("v"), snapshot: "s", own: true, owner: newOwner()}
+	if _, err := first.take(ctx, volume.Size{}, true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.take(ctx, volume.Size{}, true); !errs.Is(err, errs.Exists) {
+		t.Error(err)
+	}
+	if err := second.release(ctx); err != nil || len(g.snapshots()) != 1 {
+		t.Errorf("snapshots %q after the second gave up (%v)", g.snapshots(), err)
+	}
+	if err := first.release(ctx); err != nil {
+		t.Error(err)
+	}
+	nothingLeft(t, g, dir)
+}
+
+// A target that fails at any operation, a full disk above all, leaves nothing.
+func TestTargetFails(t *testing.T) {
+	g := newGroup(t)
+	g.volumeOf("v", 4*mib, 42)
+	for n := int64(1); ; n++ {
+		dir := t.TempDir()
+		fault := &nth{n: n, err: syscall.ENOSPC}
+		_, err := Run(ctx, g, Options{LV: "v", Dir: dir, open: func(path string) (outputFile, error) {
+			f, err := openPartial(path)
+			return &faultyFile{f, fault.hit}, err
+		}})
+		if !fault.fired() {
+			if err != nil {
+				t.Fatalf("without a fault: %v", err)
+			}
+			if n < 10 {
+				t.Fatalf("only %d operations on the target: too few to have tested anything", n-1)
+			}
+			t.Logf("%d faults", n-1)
+			return
+		}
+		if !errs.Is(err, errs.NoSpace) {
+			t.Errorf("fault %d: error is %v", n, err)
+		}
+		nothingLeft(t, g, dir)
+	}
+}
+
+// A source that cannot be read anywhere leaves nothing.
+func TestSourceFails(t *testing.T) {
+	g := newGroup(t)
+	g.volumeOf("v", 9*mib, 43)
+	for n := int64(1); ; n++ {
+		dir := t.TempDir()
+		fault := &nth{n: n, err: syscall.EIO}
+		g.wrap = func(_ string, d block.Device) block.Device {
+			return &hooked{d, func(op string, _ int64) error { return fault.hit(op) }}
+		}
+		_, err := Run(ctx, g, Options{LV: "v", Dir: dir})
+		if !fault.fired() {
+			if err != nil || n < 5 {
+				t.Fatalf("after %d operations without a fault: %v", n-1, err)
+			}
+			return
+		}
+		if !errors.Is(err, syscall.EIO) {
+			t.Errorf("fault %d: error is %v", n, err)
+		}
+		nothingLeft(t, g, dir)
+	}
+}
+
+// Ctrl-C at any moment: nothing left, or all of it.
+func TestCancel(t *testing.T) {
+	rng := rand.New(rand.NewPCG(seed(t), 0))
+	g := newGroup(t)
+	g.volumeOf("v", 9*mib, 44)
+	cancelled := 0
+	for range 60 {
+		dir := t.TempDir()
+		c, cancel := context.WithCancelCause(ctx)
+		interrupt := errors.New("interrupt")
+		at := &nth{n: 1 + rng.Int64N(50), err: nil}
+		step := func(op string) error {
+			if at.count.Add(1) == at.n {
+				cancel(interrupt)
+			}
+			return nil
+		}
+		g.created = func() error { return step("snapshot") }
+		g.wrap = func(_ string, d block.Device) block.Device {
+			return &hooked{d, func(op string, _ int64) error { return step(op) }}
+		}
+		r, err := Run(c, g, Options{LV: "v", Dir: dir,
+			Reporter: Reporter{Progress: func(Phase, int64, int64) { _ = step("progress") }},
+			open: func(path string) (outputFile, error) {
+				f, err := openPartial(path)
+				return &faultyFile{f, step}, err
+			}})
+		switch {
+		case err == nil:
+			if _, err := Verify(ctx, r.Image, Reporter{}); err != nil {
+				t.Error(err)
+			}
+			if got := g.snapshots(); len(got) > 0 {
+				t.Errorf("snapshots left: %q", got)
+			}
+		case !errors.Is(err, interrupt) && !errors.Is(err, context.Canceled):
+			t.Errorf("cancelled at step %d: %v", at.n, err)
+			fallthrough
+		default:
+			cancelled++
+			nothingLeft(t, g, dir)
+		}
+		cancel(nil)
+	}
+	if cancelled < 20 {
+		t.Errorf("only %d of 60 runs were cancelled", cancelled)
+	}
+}
+
+// A client that is cancelled while the daemon makes the snapshot does not
+// learn that it was made.
+func TestCancelledWhileCreating(t *testing.T) {
+	g, dir := newGroup(t), t.TempDir()
+	g.volumeOf("v", mib, 1)
+	c, cancel := context.WithCancel(ctx)
+	g.created = func() error { cancel(); return context.Canceled }
+	if _, err := Run(c, g, Options{LV: "v", Dir: dir}); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	nothingLeft(t, g, dir)
+}
+
+// The snapshot overflows while it is read: at some read, with the reads
+// failing as the engine's do, and with reads that go on as if nothing were.
+func TestOverflow(t *testing.T) {
+	for _, silent := range []bool{false, true} {
+		for at := int64(1); at <= 4; at++ {
+			t.Run(fmt.Sprintf("silent=%v/read=%d", silent, at), func(t *testing.T) {
+				g, dir := newGroup(t), t.TempDir()
+				vol := g.volumeOf("v", 4*mib, 5)
+				scatter(t, vol.dev, 6, 40)
+				var reads atomic.Int64
+				g.wrap = func(_ string, d block.Device) block.Device {
+					return &hooked{d, func(op string, off int64) error {
+						if op == "read" && reads.Add(1) == at {
+							if _, err := vol.dev.WriteAt(make([]byte, 2*mib), 0); err != nil {
+								t.Error(err)
+							}
+						}
+						return nil
+					}}
+				}
+				if silent {
+					plain := g.wrap
+					g.wrap = func(name string, _ block.Device) block.Device { return plain(name, vol.dev) }
+				}
+				_, err := Run(ctx, g, Options{LV: "v", Dir: dir, SnapshotSize: volume.Size{Bytes: 256 << 10}})
+				if !errs.Is(err, errs.NoSpace) || !strings.Contains(err.Error(), "overflowed") || errs.HintOf(err) == "" {
+					t.Errorf("error is %v (hint %q)", err, errs.HintOf(err))
+				}
+				if reads.Load() < at {
+					t.Error("the snapshot was never made to overflow")
+				}
+				nothingLeft(t, g, dir)
+			})
+		}
+	}
+}
+
+// A long backup must not go on for hours once its snapshot is lost. Each read
+// takes a minute of the bubble's time, and returns nonsense without an error.
+func TestOverflowIsNoticedEarly(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t)
+		dev := mem.New(64 * mib)
+		if err := block.WriteZeroBytes(dev, 0, dev.Size()); err != nil {
+			t.Fatal(err)
+		}
+		vol := g.add("v", dev)
+		g.wrap = func(_ string, _ block.Device) block.Device {
+			return &hooked{vol.dev, func(op string, _ int64) error {
+				if op != "read" {
+					return nil
+				}
+				time.Sleep(time.Minute)
+				_, err := vol.dev.WriteAt(make([]byte, mib), 0)
+				return err
+			}}
+		}
+		started := time.Now()
+		_, err := Run(ctx, g, Options{LV: "v", Dir: dir, SnapshotSize: volume.Size{Bytes: 256 << 10}})
+		if !errs.Is(err, errs.NoSpace) {
+			t.Error(err)
+		}
+		if took := time.Since(started); took > 5*time.Minute {
+			t.Errorf("noticed after %v", took)
+		}
+		nothingLeft(t, g, dir)
+	})
+}
+
+// A disk that does not keep what was written to it must not get a good image.
+func TestLyingTarget(t *testing.T) {
+	g, dir := newGroup(t), t.TempDir()
+	g.volumeOf("v", 2*mib, 7)
+	_, err := Run(ctx, g, Options{LV: "v", Dir: dir, open: func(path string) (outputFile, error) {
+		f, err := openPartial(path)
+		return &rotten{outputFile: f}, err
+	}})
+	if !errs.Is(err, errs.Corrupt) {
+		t.Errorf("error is %v", err)
+	}
+	nothingLeft(t, g, dir)
+}
+
+// rotten flips one bit of the first write.
+type rotten struct {
+	outputFile
+	once sync.Once
+}
+
+func (r *rotten) WriteAt(b []byte, off int64) (int, error) {
+	r.once.Do(func() { b = slices.Clone(b); b[len(b)/2] ^= 4 })
+	return r.outputFile.WriteAt(b, off)
+}
+
+// What serves our reads may let go of the snapshot a little later than we do.
+func TestRemovalWaitsForBusy(t *testing.T) {
+	g, dir := newGroup(t), t.TempDir()
+	g.volumeOf("v", mib, 1)
+	busy := 3
+	g.remove = func(string) error {
+		if busy--; busy >= 0 {
+			return errs.E(errs.Busy, "still open")
+		}
+		return nil
+	}
+	if _, err := Run(ctx, g, Options{LV: "v", Dir: dir}); err != nil {
+		t.Error(err)
+	}
+	if busy >= 0 || len(g.snapshots()) > 0 {
+		t.Errorf("snapshots %q, %d refusals to come", g.snapshots(), busy)
+	}
+}
+
+// A snapshot that cannot be removed is no reason to throw a good image away,
+// and every reason to say so.
+func TestRemovalFails(t *testing.T) {
+	g, dir := newGroup(t), t.TempDir()
+	g.volumeOf("v", mib, 1)
+	g.remove = func(string) error { return errs.E(errs.Denied, "no") }
+	r, err := Run(ctx, g, Options{LV: "v", Dir: dir})
+	if err == nil || r == nil || !strings.Contains(err.Error(), "cowl lvremove -y vg-0/"+r.Snapshot) {
+		t.Fatalf("report %+v, error %v", r, err)
+	}
+	if _, err := Verify(ctx, r.Image, Reporter{}); err != nil {
+		t.Error(err)
+	}
+}
+
+// After kill -9 the next run names what was left, and only that.
+func TestLeftovers(t *testing.T) {
+	g, dir := newGroup(t), t.TempDir()
+	g.volumeOf("v", mib, 1)
+	g.volumeOf("v.x", mib, 1)
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Skip(err)
+	}
+	tags := func(host string, pid int) []string {
+		return []string{Tag, fmt.Sprintf("%s%s:%d:0", ownerTag, host, pid)}
+	}
+	for name, tags := range map[string][]string{
+		"killed": tags(hostname(), dead.Process.Pid), "running": tags(hostname(), os.Getpid()), "afar": tags("elsewhere", 1), "own": nil,
+	} {
+		g.snapshot(volume.SnapshotSpec{Origin: "v", Name: name, Tags: tags, Size: volume.Size{Bytes: 128 << 10}})
+	}
+	g.snapshot(volume.SnapshotSpec{Origin: "v.x", Name: "others", Tags: tags(hostname(), dead.Process.Pid), Size: volume.Size{Bytes: 128 << 10}})
+	killed := filepath.Join(dir, ".vg--0-v.20250101T000000Z.raw.partial")
+	for _, path := range []string{killed, filepath.Join(dir, ".vg--0-v.x.20250101T000000Z.raw.partial")} {
+		if err := os.WriteFile(path, []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	running, err := openPartial(filepath.Join(dir, ".vg--0-v.20250101T000001Z.raw.partial"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer running.Close()
+	r, err := Run(ctx, g, Options{LV: "v", Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{
+		"vg-0/killed": "cowl lvremove -y vg-0/killed", "vg-0/running": "is using", "vg-0/afar": "elsewhere", killed: "rm '" + killed + "'",
+	}
+	for _, n := range r.Notes {
+		for subject, says := range want {
+			if strings.Contains(n, subject) {
+				if !strings.Contains(n, says) {
+					t.Errorf("%q does not say %q", n, says)
+				}
+				delete(want, subject)
+			}
+		}
+		if strings.Contains(n, "vg-0/own") || strings.Contains(n, "others") || strings.Contains(n, "v.x") || strings.Contains(n, "000001Z") {
+			t.Errorf("%q is none of a killed backup's", n)
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("no note on %v in %q", want, r.Notes)
+	}
+}
+
+func TestRefused(t *testing.T) {
+	g, dir := newGroup(t), t.TempDir()
+	g.volumeOf("v", mib, 1)
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		o    Options
+		kind errs.Kind
+	}{
+		"no such volume":    {Options{LV: "w", Dir: dir}, errs.NotFound},
+		"no such directory": {Options{LV: "v", Dir: dir + "/not-mounted"}, errs.NotFound},
+		"not a directory":   {Options{LV: "v", Dir: file}, errs.Usage},
+		"no such format":    {Options{LV: "v", Dir: dir, Format: "zip"}, errs.Usage},
+		"too small":         {Options{LV: "v", Dir: dir, SnapshotSize: volume.Size{Bytes: 1 << 50}}, errs.NoSpace},
+	} {
+		if _, err := Run(ctx, g, c.o); !errs.Is(err, c.kind) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if got := files(t, dir); len(got) != 1 || len(g.snapshots()) > 0 {
+		t.Errorf("left: %q, %q", got, g.snapshots())
+	}
+}
+
+// Memory must not follow the volume's size.
+func TestMemoryIsBounded(t *testing.T) {
+	size, data := int64(2<<30), 400
+	if os.Getenv("COWL_LONG") != "" {
+		size, data = 1<<40, 4000
+	}
+	g, dir := newGroup(t), t.TempDir()
+	dev := mem.New(size)
+	scatter(t, dev, seed(t), data)
+	g.add("v", dev)
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	runtime.GC()
+	before, highest := heap(), uint64(0)
+	var steps atomic.Int64
+	r, err := Run(ctx, g, Options{LV: "v", Dir: dir, Reporter: Reporter{Progress: func(Phase, int64, int64) {
+		if steps.Add(1)%8 == 0 {
+			highest = max(highest, heap())
+		}
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := max(highest, before) - before
+	t.Logf("%d MiB of volume, %.1f s, heap grew by %.1f MiB", size/mib, r.Seconds, float64(used)/mib)
+	if limit := uint64(bufferCount+16) * 2 * bufferBytes; used > limit {
+		t.Errorf("heap grew by %d bytes, limit %d", used, limit)
+	}
+}
