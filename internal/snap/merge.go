@@ -169,7 +169,7 @@ func (o *Origin) endStep(m *merge, merged, unsure bool) {
 // origin, and makes them durable.
 func (o *Origin) copyBack(m *merge, entries []dmsnap.Exception) error {
 	s, size := m.store, m.store.layout.ChunkBytes
-	buf := make([]byte, max(pieceBytes, size))
+	buf := make([]byte, min(max(pieceBytes, size), int64(len(entries))*size))
 	for i := 0; i < len(entries); {
 		n := i + 1
 		for n < len(entries) && int64(n-i+1)*size <= int64(len(buf)) &&
