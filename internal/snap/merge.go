@@ -166,31 +166,48 @@ func (o *Origin) endStep(m *merge, merged, unsure bool) {
 }
 
 // copyBack copies the chunks of entries, ascending by origin chunk, to the
-// origin, and makes them durable.
+// origin, and makes them durable. Siblings copy out first, all in one batch.
 func (o *Origin) copyBack(m *merge, entries []dmsnap.Exception) error {
-	s, size := m.store, m.store.layout.ChunkBytes
-	buf := make([]byte, min(max(pieceBytes, size), int64(len(entries))*size))
-	for i := 0; i < len(entries); {
-		n := i + 1
-		for n < len(entries) && int64(n-i+1)*size <= int64(len(buf)) &&
-			entries[n].Old == entries[n-1].Old+1 && entries[n].New == entries[n-1].New+1 {
-			n++
+	o.gate.RLock()
+	defer o.gate.RUnlock()
+	runs := m.runs(entries, o.dev.Size())
+	reqs := make([]*request, len(runs))
+	for i, r := range runs {
+		reqs[i] = &request{change: change{op: opCopyOut, off: r.off, length: r.length}}
+	}
+	if err := o.commit.do(reqs); err != nil {
+		return err
+	}
+	buf := make([]byte, min(pieceBytes, mergeBytes, int64(len(entries))*m.store.layout.ChunkBytes))
+	for _, r := range runs {
+		for done := int64(0); done < r.length; done += int64(len(buf)) {
+			piece := buf[:min(int64(len(buf)), r.length-done)]
+			if _, err := m.store.dev.ReadAt(piece, r.cow+done); err != nil {
+				return fmt.Errorf("read the COW device: %w", err)
+			}
+			if _, err := o.dev.WriteAt(piece, r.off+done); err != nil {
+				return fmt.Errorf("write the origin: %w", err)
+			}
 		}
-		off := s.layout.Off(entries[i].Old)
-		piece := buf[:min(int64(n-i)*size, o.dev.Size()-off)]
-		if _, err := s.dev.ReadAt(piece, s.layout.Off(entries[i].New)); err != nil {
-			return fmt.Errorf("read chunk %d of the COW device: %w", entries[i].New, err)
-		}
-		c := change{op: opWrite, off: off, length: int64(len(piece)), data: piece}
-		o.gate.RLock()
-		err := o.mutateBase(c)
-		o.gate.RUnlock()
-		if err != nil {
-			return fmt.Errorf("write chunk %d of the origin: %w", entries[i].Old, err)
-		}
-		i = n
 	}
 	return o.dev.Flush()
+}
+
+// runs joins entries that lie next to each other on both devices.
+func (m *merge) runs(entries []dmsnap.Exception, size int64) []run {
+	l := m.store.layout
+	var runs []run
+	for i, e := range entries {
+		if i > 0 && e.Old == entries[i-1].Old+1 && e.New == entries[i-1].New+1 {
+			runs[len(runs)-1].length += l.ChunkBytes
+		} else {
+			runs = append(runs, run{off: l.Off(e.Old), length: l.ChunkBytes, excepted: true, cow: l.Off(e.New)})
+		}
+	}
+	for i := range runs { // the origin's last chunk may be short
+		runs[i].length = min(runs[i].length, size-runs[i].off)
+	}
+	return runs
 }
 
 // clearEntries takes the current area's entries from first on off the disk.
