@@ -83,7 +83,7 @@ func nastyTree(t *testing.T, dir string) {
 	}
 	if os.Geteuid() == 0 {
 		must(unix.Mknod(path("null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
-		must(unix.Mknod(path("disk"), unix.S_IFBLK|0o660, int(unix.Mkdev(259, 1048575))))
+		must(unix.Mknod(path("disk"), unix.S_IFBLK|0o660, int(unix.Mkdev(259, 200000))))
 		must(os.Lchown(path("empty"), 3_000_000, 4_000_000_000))
 		must(os.Lchown(path("short-link"), 7, 8))
 	}
