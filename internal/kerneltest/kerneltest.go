@@ -9,7 +9,8 @@
 //	vm.Off()                                // now the image is the test's again
 //
 // An image belongs to the machine from Boot to Off or Cut: nothing else may
-// have it open for writing then, and what is read from it may be old.
+// have it open for writing then, and what is read from it may be old. Release
+// lends images to the test in between, which is quicker than another boot.
 //
 // Kernel and initramfs are built when they are first asked for, about 10 s,
 // and kept under COWL_KERNEL_LAB or the user's cache directory in a folder
@@ -137,6 +138,15 @@ func (vm *VM) Put(local, remote string) {
 	data, err := os.ReadFile(local)
 	vm.must("put "+filepath.Base(local), err)
 	vm.Write(Write{Path: remote, Data: data, Mode: 0o755})
+}
+
+// Release lends the images behind some of the machine's disks (/dev/vda, ...)
+// to the test: their content is written back and the kernel forgets it. It
+// fails if a mount or a device-mapper table in the machine still uses one. The
+// test may open the images until it next calls the machine.
+func (vm *VM) Release(disks ...string) {
+	vm.t.Helper()
+	vm.must("release disks", vm.call(callTime, "Release", disks, &struct{}{}))
 }
 
 // Off ends the machine as an administrator would: everything is written back,

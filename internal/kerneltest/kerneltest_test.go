@@ -69,6 +69,28 @@ func TestMachine(t *testing.T) {
 	}
 }
 
+// A kernel that remembers what a lent disk held would compare with itself.
+func TestRelease(t *testing.T) {
+	img := image(t, 1<<20)
+	vm := Boot(t, img)
+	vm.Write(Write{Path: "/dev/vda", Data: []byte("old")})
+	vm.Sh("cat /dev/vda > /dev/null; dmsetup create d --table '0 8 linear /dev/vda 0'")
+	if err := vm.call(callTime, "Release", []string{"/dev/vda"}, &struct{}{}); err == nil {
+		t.Error("a disk below a device-mapper table is released")
+	}
+	vm.Sh("dmsetup remove d")
+	vm.Release("/dev/vda")
+	if text, err := os.ReadFile(img); err != nil || string(text[:3]) != "old" {
+		t.Errorf("the released image holds %q, %v", text[:3], err)
+	}
+	if err := os.WriteFile(img, append([]byte("new"), make([]byte, 1<<20-3)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := vm.Sh("head -c 3 /dev/vda"); got != "new" {
+		t.Errorf("the machine reads %q from a disk that was changed", got)
+	}
+}
+
 // A power cut loses what the guest's kernel had not written and keeps what it
 // had: otherwise mid-merge hand-overs would prove nothing.
 func TestCut(t *testing.T) {

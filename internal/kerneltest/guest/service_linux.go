@@ -2,10 +2,12 @@ package guest
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 )
 
@@ -87,6 +89,29 @@ func (Service) Read(r Read, data *[]byte) error {
 		return nil
 	}
 	return err
+}
+
+// Release makes sure that nothing in the machine uses the disks, and drops
+// what the kernel knows of their content.
+func (Service) Release(disks []string, _ *struct{}) error {
+	for _, d := range disks {
+		holders, err := os.ReadDir("/sys/class/block/" + filepath.Base(d) + "/holders")
+		if err != nil {
+			return err
+		}
+		if len(holders) > 0 {
+			return fmt.Errorf("%s is still in use by %s", d, holders[0].Name())
+		}
+		// O_EXCL fails on a mounted disk.
+		f, err := os.OpenFile(d, os.O_RDWR|syscall.O_EXCL, 0)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), drop(f), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Off writes everything back and powers the machine off. The call does not

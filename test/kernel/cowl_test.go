@@ -1,0 +1,174 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"cowl/internal/block"
+	"cowl/internal/block/file"
+	"cowl/internal/snap"
+)
+
+// engine is cowl's side.
+type engine struct {
+	t      *testing.T
+	stack  *stack
+	origin *snap.Origin
+	cows   map[int]block.Device
+	snaps  map[int]*snap.Snapshot
+	left   int // exceptions of the merging snapshot
+	stored int // how many there were at the start
+}
+
+func (e *engine) name() string { return "cowl" }
+
+func (e *engine) must(err error) {
+	e.t.Helper()
+	if err != nil {
+		e.t.Fatalf("cowl: %v", err)
+	}
+}
+
+func (e *engine) openFile(path string) block.Device {
+	e.t.Helper()
+	d, err := file.Open(path, file.Options{Lock: file.Exclusive})
+	e.must(err)
+	return d
+}
+
+func (e *engine) open(s *stack, snapshots ...int) {
+	e.t.Helper()
+	e.stack = s
+	e.origin = snap.NewOrigin(e.openFile(s.origin))
+	e.cows = map[int]block.Device{}
+	e.snaps = map[int]*snap.Snapshot{}
+	for _, i := range snapshots {
+		e.attach(i)
+	}
+}
+
+// store opens a snapshot's COW device.
+func (e *engine) store(i int) *snap.Store {
+	e.t.Helper()
+	if e.cows[i] == nil {
+		e.cows[i] = e.openFile(e.stack.cows[i])
+	}
+	store, err := snap.Open(e.cows[i], snap.Options{ChunkBytes: e.stack.chunk})
+	e.must(err)
+	return store
+}
+
+func (e *engine) attach(i int) {
+	e.t.Helper()
+	var err error
+	e.snaps[i], err = e.origin.Attach(e.store(i), e.origin.Size(), false)
+	e.must(err)
+}
+
+func (e *engine) shut() {
+	e.t.Helper()
+	for _, s := range e.snaps {
+		e.must(s.Close())
+	}
+	e.must(e.origin.Flush())
+	for _, c := range e.cows {
+		e.must(errors.Join(c.Flush(), c.Close()))
+	}
+	e.must(e.origin.Close())
+}
+
+func (e *engine) create(i int) {
+	e.t.Helper()
+	d := e.openFile(e.stack.cows[i])
+	e.must(snap.Format(d, e.stack.chunk))
+	e.cows[i] = d
+	e.attach(i)
+}
+
+func (e *engine) remove(i int) {
+	e.t.Helper()
+	e.must(errors.Join(e.snaps[i].Close(), e.cows[i].Close()))
+	delete(e.snaps, i)
+	delete(e.cows, i)
+}
+
+func (e *engine) dev(i int) block.Device {
+	if i < 0 {
+		return e.origin
+	}
+	return e.snaps[i]
+}
+
+func (e *engine) write(ws []write) error {
+	var failed error
+	for _, w := range ws {
+		_, err := e.dev(w.dev).WriteAt(w.data, w.off)
+		failed = errors.Join(failed, err)
+	}
+	return errors.Join(failed, e.origin.Flush())
+}
+
+func (e *engine) read(dev int) ([]byte, error) {
+	d := e.dev(dev)
+	data := make([]byte, d.Size())
+	_, err := d.ReadAt(data, 0)
+	return data, err
+}
+
+func (e *engine) status(i int) string {
+	u := e.snaps[i].Store().Usage()
+	if u.Invalid {
+		return "Invalid"
+	}
+	return fmt.Sprintf("%d/%d %d", sectors(u.Allocated), sectors(u.Total), sectors(u.Metadata))
+}
+
+func (e *engine) merge(i int) {
+	e.t.Helper()
+	store := e.snaps[i].Store()
+	delete(e.snaps, i)
+	e.startMerge(store)
+}
+
+func (e *engine) startMerge(store *snap.Store) {
+	e.t.Helper()
+	e.stored = store.Count()
+	e.left = e.stored
+	e.must(e.origin.StartMerge(store))
+}
+
+func (e *engine) mergeSome() {
+	e.t.Helper()
+	for e.left > e.stored*2/3 {
+		e.step()
+	}
+	if e.left == 0 {
+		e.t.Fatalf("cowl: nothing is left of a merge that was to be stopped in the middle (%d exceptions)", e.stored)
+	}
+	e.shut() // the order of a merge step makes a kill no different; package snap cuts its power
+}
+
+func (e *engine) mergeAll() {
+	e.t.Helper()
+	for e.left > 0 {
+		e.step()
+	}
+	e.must(e.origin.FinishMerge())
+}
+
+func (e *engine) step() {
+	e.t.Helper()
+	left, err := e.origin.MergeStep()
+	e.must(err)
+	if left >= e.left {
+		e.t.Fatalf("cowl: a merge step left %d of %d exceptions", left, e.left)
+	}
+	e.left = left
+}
+
+func (e *engine) openMerging(s *stack, merging int, snapshots ...int) {
+	e.t.Helper()
+	e.open(s, snapshots...)
+	e.startMerge(e.store(merging))
+}
