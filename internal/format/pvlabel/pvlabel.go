@@ -41,6 +41,8 @@ const (
 	offLocations = labelHeader + 40
 
 	locationSize = 16
+
+	maxDevSize = 1<<63 - 1 // so that every offset is an int64
 )
 
 // Area is a range of the device, in bytes from its start.
@@ -53,7 +55,7 @@ type Area struct {
 type Label struct {
 	Sector  uint64 // where the label stands, 0 to 3
 	ID      string // the PV's identifier, 32 characters without dashes
-	DevSize uint64
+	DevSize uint64 // 0 where old versions of LVM2 did not say
 	Data    []Area // one: where physical extents begin
 	MDAs    []Area // metadata areas, none to two
 
@@ -167,17 +169,24 @@ func (l *Label) Validate() error {
 	if l.Version == 0 && (l.Flags != 0 || len(l.Bootloader) > 0) {
 		return errs.E(errs.Corrupt, "PV header %s: flags or a bootloader area need an extension", l.ID)
 	}
+	if l.DevSize > maxDevSize {
+		return errs.E(errs.Corrupt, "PV header %s: a device of %d bytes", l.ID, l.DevSize)
+	}
 	if len(l.Data) > 1 {
 		return errs.E(errs.Unsupported, "PV header %s: %d data areas (want at most 1)", l.ID, len(l.Data))
 	}
 	if len(l.MDAs) > 2 {
 		return errs.E(errs.Unsupported, "PV header %s: %d metadata areas (want at most 2)", l.ID, len(l.MDAs))
 	}
+	end := l.DevSize
+	if end == 0 {
+		end = maxDevSize
+	}
 	for _, list := range [][]Area{l.Data, l.MDAs, l.Bootloader} {
 		for _, a := range list {
-			if a.Offset == 0 || a.Offset > l.DevSize || a.Size > l.DevSize-a.Offset {
+			if a.Offset == 0 || a.Offset > end || a.Size > end-a.Offset {
 				return errs.E(errs.Corrupt, "PV header %s: area of %d bytes at %d is outside the device's %d bytes",
-					l.ID, a.Size, a.Offset, l.DevSize)
+					l.ID, a.Size, a.Offset, end)
 			}
 		}
 	}
