@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // impure are the imports that Pure rows do without. time is not among them:
@@ -182,7 +183,8 @@ func reachable(d *ast.FuncDecl) bool {
 }
 
 // uncommented returns the exported names of one line of a declaration that
-// neither the line nor the group comments on.
+// neither the line nor the group comments on, nor a neighbour's comment names
+// ("Min and Max bound ...").
 func uncommented(d *ast.GenDecl, spec ast.Spec) []*ast.Ident {
 	var names []*ast.Ident
 	switch s := spec.(type) {
@@ -195,5 +197,21 @@ func uncommented(d *ast.GenDecl, spec ast.Spec) []*ast.Ident {
 			names = append(names, s.Names...)
 		}
 	}
-	return slices.DeleteFunc(names, func(n *ast.Ident) bool { return !n.IsExported() })
+	text := valueComments(d)
+	return slices.DeleteFunc(names, func(n *ast.Ident) bool {
+		return !n.IsExported() || slices.Contains(text, n.Name)
+	})
+}
+
+// valueComments returns the words above the lines of a group of values.
+func valueComments(d *ast.GenDecl) []string {
+	var words []string
+	for _, spec := range d.Specs {
+		if s, ok := spec.(*ast.ValueSpec); ok {
+			words = append(words, strings.FieldsFunc(s.Doc.Text(), func(r rune) bool {
+				return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
+			})...)
+		}
+	}
+	return words
 }

@@ -44,7 +44,7 @@ func TestFindings(t *testing.T) {
 		"internal/low/a_windows.go":    "// Package low is.\npackage low; import (_ \"m/internal/low/sub\"; _ \"os/exec\")",
 		"internal/low/sub/a.go":        "// Package sub is.\npackage sub; import _ \"m/internal/narrow\"",
 		"internal/low/sub/names.go":    "package sub\n\nfunc F() {}\nfunc (T) M() {}\nfunc (T) Size() {}\nfunc (u) N() {}\ntype T struct{}\ntype u struct{}\n",
-		"internal/low/sub/values.go":   "package sub\n\n// Several.\nconst (\n A = 1\n B = 2\n)\nconst (\n C = 3 // three\n D = 4\n)\n",
+		"internal/low/sub/values.go":   "package sub\n\n// Several.\nconst (\n A = 1\n B = 2\n)\nconst (\n C = 3 // three\n D = 4\n // E and F.\n E = 5\n F = 6\n)\n",
 		"internal/low/sub/types.go":    "package sub\n\n// Several.\ntype (\n P int\n Q int // q\n)\n",
 		"internal/errs/a.go":           "// Package errs is.\npackage errs",
 		"internal/stray/a.go":          "// Package stray is.\npackage stray",
