@@ -2,30 +2,20 @@ package kernel
 
 import (
 	"bytes"
-	"flag"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strings"
 	"testing"
-	"time"
+
+	"cowl/internal/block/blocktest"
 )
 
-var seedFlag = flag.Uint64("seed", 0, "replay this seed (0: a new one)")
-
-// newRand returns random numbers whose seed a failing test prints.
+// newRand returns random numbers; a failing test says how to replay them.
 func newRand(t *testing.T) *rand.Rand {
-	seed := *seedFlag
-	if seed == 0 {
-		seed = uint64(time.Now().UnixNano())
-	}
-	t.Logf("replay with -run '^%s$' -seed=%d", t.Name(), seed)
-	return rand.New(rand.NewPCG(seed, 0))
+	t.Helper()
+	return rand.New(rand.NewPCG(blocktest.Seed(t), 0))
 }
-
-// long tells whether the long version was asked for.
-func long() bool { return os.Getenv("COWL_LONG") != "" }
 
 // world is a stack with what its devices must hold.
 type world struct {
@@ -130,7 +120,7 @@ func differ(a, b []byte) int {
 func TestDifferential(t *testing.T) {
 	rng := newRand(t)
 	rounds := 5
-	if long() {
+	if blocktest.Long() {
 		rounds = 400
 	}
 	chunk := int64(4096) << rng.IntN(4)
