@@ -152,8 +152,11 @@ func (s *Store) write(areas []*area, step func(*area) error) error {
 	return nil
 }
 
+// fail leaves an area out of the rest of the change. What its header says on
+// disk is not known any more.
 func (a *area) fail(err error, problems *[]error) {
 	a.failed = true
+	a.header = nil
 	*problems = append(*problems, fmt.Errorf("failed to write metadata to %s at byte %d: %w", a.PV.Path, a.Offset, err))
 }
 
