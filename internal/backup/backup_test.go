@@ -147,12 +147,16 @@ func TestBackupOfVolumeInUse(t *testing.T) {
 func TestImageIsSparse(t *testing.T) {
 	g, dir := newGroup(t), t.TempDir()
 	dev := mem.New(256 * mib)
-	for _, off := range []int64{0, 100 * mib, 256*mib - 4096} {
+	for _, off := range []int64{0, 256*mib - 4096} {
 		if _, err := dev.WriteAt(bytes.Repeat([]byte{9}, 4096), off); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := block.WriteZeroBytes(dev, 10*mib, 50*mib); err != nil {
+	// Zeroes that are data to the device: more than a whole range of them.
+	if err := block.WriteZeroBytes(dev, 50*mib, 85*mib); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dev.WriteAt(bytes.Repeat([]byte{9}, 4096), 130*mib); err != nil {
 		t.Fatal(err)
 	}
 	g.add("v", dev)
@@ -160,18 +164,15 @@ func TestImageIsSparse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var st syscall.Stat_t
-	if err := syscall.Stat(r.Image, &st); err != nil {
+	st, err := os.Stat(r.Image)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if st.Size != 256*mib || st.Blocks*512 > 256<<10 {
-		t.Errorf("image has %d bytes and takes %d", st.Size, st.Blocks*512)
+	if stored := allocated(st); st.Size() != 256*mib || stored > 256<<10 || r.StoredBytes != stored {
+		t.Errorf("image has %d bytes and takes %d; the report says %d", st.Size(), stored, r.StoredBytes)
 	}
-	if r.StoredBytes != st.Blocks*512 {
-		t.Errorf("report says %d bytes are stored, the file system %d", r.StoredBytes, st.Blocks*512)
-	}
-	if r.ReadBytes > 52*mib {
-		t.Errorf("%d bytes were read of a volume with 50 MiB that are not holes", r.ReadBytes)
+	if r.ReadBytes > 87*mib {
+		t.Errorf("%d bytes were read of a volume with 85 MiB that are not holes", r.ReadBytes)
 	}
 	m, _, err := readManifest(r.Image)
 	if err != nil {
@@ -180,7 +181,7 @@ func TestImageIsSparse(t *testing.T) {
 	if m.Image.DataBytes != 3*4096 {
 		t.Errorf("data_bytes %d, want %d", m.Image.DataBytes, 3*4096)
 	}
-	if m.Image.Ranges[2] != "zero" || m.Image.Ranges[0] == "zero" {
+	if m.Image.Ranges[0] == "zero" || m.Image.Ranges[1] != "zero" || m.Image.Ranges[2] == "zero" {
 		t.Errorf("ranges %q", m.Image.Ranges)
 	}
 }
