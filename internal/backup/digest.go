@@ -47,10 +47,13 @@ func (r *rangeHash) add(p *piece) {
 func (r *rangeHash) addRun(b []byte, n int64, zero bool) {
 	for n > 0 {
 		part := min(n, r.length-r.fill)
+		// Of data that spans ranges a part may be zero: what a range is called
+		// must not depend on how its bytes came in.
+		none := zero || isZero(b[:part])
 		switch {
-		case zero && r.zeroes == r.fill:
+		case none && r.zeroes == r.fill:
 			r.zeroes += part
-		case zero:
+		case none:
 			hashZeroes(r.h, part)
 		default:
 			if r.fill > 0 && r.zeroes == r.fill {
