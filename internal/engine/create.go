@@ -1,0 +1,246 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"cowl/internal/format/dmsnap"
+	"cowl/internal/snap"
+	"cowl/internal/volume"
+)
+
+// zeroedBytes is how much of a new volume is zeroed, as lvcreate -Zy does: no
+// file system or label that lay there before can be taken for its content.
+const zeroedBytes = 4096
+
+// CreateLV allocates a linear volume and zeroes its beginning. In a group that
+// is active it is active at once.
+func (g *Group) CreateLV(ctx context.Context, spec volume.LVSpec) (*Result, error) {
+	if err := g.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer g.unlock()
+	c, err := g.current().CreateLV(spec, g.stamp())
+	if err != nil {
+		return nil, err
+	}
+	name := c.LVs[0]
+	// Its extents are still free: nobody misses what they hold, and nobody
+	// sees the volume before they are zeroed.
+	data, err := g.newBase(c.Group, c.Group.LV(name))
+	if err != nil {
+		return nil, err
+	}
+	if err := data.WriteZeroes(0, min(zeroedBytes, data.Size())); err != nil {
+		return nil, fmt.Errorf("zero %s/%s: %w", c.Group.Name, name, err)
+	}
+	if err := data.Flush(); err != nil {
+		return nil, fmt.Errorf("zero %s/%s: %w", c.Group.Name, name, err)
+	}
+	if err := g.commit(c.Group); err != nil {
+		return nil, err
+	}
+	res := g.warn(&Result{Names: c.LVs, Notes: c.Notes})
+	if g.isActive() {
+		_, err = g.activate(name, true)
+	}
+	return res, err
+}
+
+// isActive reports whether new volumes are activated, because the group as
+// such or any volume of it is.
+func (g *Group) isActive() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, f := range g.families {
+		if f.held {
+			return true
+		}
+	}
+	return g.whole
+}
+
+// CreateSnapshots takes snapshots of several volumes at one instant. The
+// order, which a crash may cut anywhere:
+//
+//  1. allocate the stores in a copy of the metadata;
+//  2. format them on extents that are still free, and flush: whoever finds the
+//     new metadata, cowl, lvm2 or the kernel, finds an empty store with it;
+//  3. precommit;
+//  4. suspend the origins: requests in flight finish, new ones wait;
+//  5. flush them: what was written before the instant is in the snapshot, also
+//     after a crash;
+//  6. attach the stores, so that nothing can fail behind the commit;
+//  7. commit: up to here there is no snapshot, from here on there is;
+//  8. resume.
+//
+// LVM2 commits the store as a plain volume first, because device-mapper can
+// only zero what is active, and turns it into a snapshot with a second commit;
+// a crash between the two leaves a volume that nobody asked for.
+//
+// If anything fails, the origins resume without the stores, and what was
+// precommitted is taken back. If it was the commit, and the old metadata cannot
+// be written again either, the disk may say that there are snapshots; then the
+// stores are marked invalid, so that they never pass for what the origins held.
+func (g *Group) CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpec) (*Result, error) {
+	if err := g.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer g.unlock()
+	res := &Result{}
+	next := g.current()
+	for _, spec := range specs { // 1
+		c, err := next.CreateSnapshot(spec, g.stamp())
+		if err != nil {
+			return nil, err
+		}
+		next = c.Group
+		res.Names = append(res.Names, c.LVs...)
+		res.Notes = append(res.Notes, c.Notes...)
+	}
+	if len(specs) == 0 {
+		return res, nil
+	}
+	births, err := g.formatStores(next, res.Names) // 2
+	if err != nil {
+		return nil, err
+	}
+	if err := g.commitSnapshots(ctx, next, births); err != nil {
+		return nil, err
+	}
+	return g.warn(res), nil
+}
+
+// birth is a snapshot that is about to be.
+type birth struct {
+	name   string
+	size   int64 // of the snapshot, bytes
+	chunk  int64 // bytes
+	base   *base // of the store
+	family *family
+	vol    *vol // both nil if the origin is not active
+}
+
+func (g *Group) formatStores(next *volume.Group, names []string) ([]*birth, error) {
+	var births []*birth
+	for _, name := range names {
+		b, err := g.formatStore(next, name)
+		if err != nil {
+			return nil, fmt.Errorf("snapshot %s/%s: %w", next.Name, name, err)
+		}
+		births = append(births, b)
+	}
+	return births, nil
+}
+
+func (g *Group) formatStore(next *volume.Group, name string) (*birth, error) {
+	s, _ := next.SnapshotOf(next.LV(name))
+	b := &birth{name: name, size: next.ExtentBytes(s.Size()), chunk: s.Segment.ChunkSize.Bytes()}
+	var err error
+	if b.base, err = g.newBase(next, s.Cow); err != nil {
+		return nil, err
+	}
+	if err := snap.Format(b.base, b.chunk); err != nil {
+		return nil, err
+	}
+	g.mu.Lock()
+	b.family = g.families[s.Origin.Name]
+	g.mu.Unlock()
+	if b.family != nil {
+		b.vol, err = openStore(b.base, s)
+		if err == nil {
+			b.vol.family = b.family
+		}
+	}
+	return b, err
+}
+
+// commitSnapshots is steps 3 to 8 of CreateSnapshots.
+func (g *Group) commitSnapshots(ctx context.Context, next *volume.Group, births []*birth) error {
+	if err := g.store.Precommit(next); err != nil { // 3
+		return err
+	}
+	families := familiesOf(births)
+	for _, f := range families {
+		f.top.suspend()      // 4
+		defer f.top.resume() // 8
+	}
+	err := ctx.Err() // the last chance to leave
+	for _, f := range families {
+		if err == nil {
+			err = f.origin.Flush() // 5
+		}
+	}
+	for _, b := range births {
+		if err == nil {
+			err = b.attach() // 6
+		}
+	}
+	if err != nil {
+		detach(births)
+		return errors.Join(err, g.store.Revert())
+	}
+	undecided, err := g.commitStaged(func() { // 7
+		for _, b := range births {
+			if b.vol != nil {
+				b.family.snaps = append(b.family.snaps, b.vol)
+				g.volumes[b.name] = b.vol
+			}
+		}
+	})
+	if err != nil {
+		detach(births)
+	}
+	if undecided {
+		err = errors.Join(err, invalidate(births))
+	}
+	return err
+}
+
+// familiesOf returns the active families that get snapshots, each once.
+func familiesOf(births []*birth) []*family {
+	var out []*family
+	for _, b := range births {
+		if b.family != nil && !slices.Contains(out, b.family) {
+			out = append(out, b.family)
+		}
+	}
+	return out
+}
+
+func (b *birth) attach() error {
+	if b.vol == nil {
+		return nil
+	}
+	if err := b.family.attach(b.vol, b.size); err != nil {
+		return fmt.Errorf("attach snapshot %s: %w", b.name, err)
+	}
+	return nil
+}
+
+func detach(births []*birth) {
+	for _, b := range births {
+		if b.vol != nil && b.vol.snap != nil {
+			b.family.origin.Detach(b.vol.snap)
+		}
+	}
+}
+
+// invalidate makes stores that nobody may have missed say themselves that
+// they hold no snapshot, for the case that metadata which names them is found.
+func invalidate(births []*birth) error {
+	var problems []error
+	for _, b := range births {
+		header := dmsnap.Header{ChunkBytes: b.chunk}
+		_, err := b.base.WriteAt(header.Encode(), 0)
+		if err == nil {
+			err = b.base.Flush()
+		}
+		if err != nil {
+			problems = append(problems, fmt.Errorf("mark snapshot %s invalid: %w", b.name, err))
+		}
+	}
+	return errors.Join(problems...)
+}

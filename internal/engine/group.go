@@ -1,0 +1,146 @@
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"cowl/internal/block"
+	"cowl/internal/errs"
+	"cowl/internal/metastore"
+	"cowl/internal/volume"
+)
+
+// Options are what the engine needs of the world. The zero value uses the real
+// clock and random numbers, and logs nothing.
+type Options struct {
+	Now    func() time.Time
+	Random io.Reader // for UUIDs
+	Host   string    // for creation_host
+	Log    *slog.Logger
+}
+
+// Group is a volume group that this process owns. Its methods may be called in
+// parallel.
+type Group struct {
+	store *metastore.Store
+	opts  Options
+
+	// changes is a lock that can be waited for with a context: who has put
+	// something in holds it.
+	changes chan struct{}
+	devs    map[volume.UUID]block.Device // by PV; guarded by changes
+
+	mu       sync.Mutex
+	model    *volume.Group      // as committed; replaced, never altered
+	families map[string]*family // by the origin's name
+	volumes  map[string]*vol    // by name, those of all families
+	whole    bool               // the group as such is active: new volumes are too
+	closed   bool
+}
+
+// Result is what a change has to say.
+type Result struct {
+	Names []string // of what was created or changed, in order
+	Notes []string // LVM's remarks
+}
+
+// Open returns the group whose metadata the store holds, with no volume
+// active. devs are the devices of its PVs; a volume on a PV that is missing
+// cannot be activated. Store and devices stay the caller's, and must live
+// until Close has returned.
+func Open(store *metastore.Store, devs map[volume.UUID]block.Device, o Options) (*Group, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Random == nil {
+		o.Random = rand.Reader
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	model := store.Group()
+	if err := volume.Validate(model); err != nil {
+		return nil, fmt.Errorf("volume group %s: %w", model.Name, err)
+	}
+	return &Group{
+		store: store, opts: o, model: model,
+		changes:  make(chan struct{}, 1),
+		devs:     maps.Clone(devs),
+		families: make(map[string]*family),
+		volumes:  make(map[string]*vol),
+	}, nil
+}
+
+// lock takes the right to change the group.
+func (g *Group) lock(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	select {
+	case g.changes <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if g.isClosed() {
+		g.unlock()
+		return errs.E(errs.Conflict, "volume group %s is closed", g.current().Name)
+	}
+	return nil
+}
+
+func (g *Group) unlock() { <-g.changes }
+
+func (g *Group) isClosed() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.closed
+}
+
+// current returns the committed metadata.
+func (g *Group) current() *volume.Group {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.model
+}
+
+// stamp is what the model's operations need of the world.
+func (g *Group) stamp() volume.Stamp {
+	return volume.Stamp{NewID: g.newID, Time: g.opts.Now().Unix(), Host: g.opts.Host}
+}
+
+func (g *Group) newID() volume.UUID {
+	var b [32]byte
+	if _, err := io.ReadFull(g.opts.Random, b[:]); err != nil {
+		panic(fmt.Sprintf("engine: no random numbers: %v", err)) // crypto/rand never fails
+	}
+	return volume.UUIDFrom(b)
+}
+
+// Close stops merges between two steps, flushes and deactivates everything.
+// Devices that are still open fail from then on. It reports what could not be
+// flushed.
+func (g *Group) Close() error {
+	if err := g.lock(context.Background()); err != nil {
+		return nil // a second Close
+	}
+	defer g.unlock()
+	g.mu.Lock()
+	g.closed = true
+	families := slices.Collect(maps.Values(g.families))
+	g.families, g.volumes = map[string]*family{}, map[string]*vol{}
+	g.mu.Unlock()
+	var problems []error
+	for _, f := range families {
+		f.stopMerge()
+		problems = append(problems, f.tearDown())
+	}
+	return errors.Join(problems...)
+}

@@ -1,0 +1,216 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+
+	"cowl/internal/errs"
+	"cowl/internal/volume"
+)
+
+// merge is a snapshot on its way back into its origin. Its fields are altered
+// with both Group.changes and Group.mu held.
+type merge struct {
+	vol     *vol  // the snapshot
+	started bool  // the origin shows the merged content
+	err     error // why the end of the merge could not be committed
+
+	// Of the goroutine that moves it, nil while there is none. It is the
+	// Group's, and ends when the merge does, or at the next step after cancel.
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// mergeWaits reports whether a merge waits for the family's last user. The
+// caller holds Group.mu.
+func (f *family) mergeWaits() bool {
+	return f.merge != nil && !f.merge.started && !f.merge.vol.store.Usage().Invalid
+}
+
+// Merge marks a snapshot as merging and begins to merge it; when that is done
+// the snapshot is removed. While the origin or the snapshot is open the
+// beginning is delayed until their last user has closed them. Of an origin
+// that is not active it is delayed until the next activation.
+func (g *Group) Merge(ctx context.Context, snapshot string) (*Result, error) {
+	if err := g.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer g.unlock()
+	c, err := g.current().StartMerge(snapshot)
+	if err != nil {
+		return nil, err
+	}
+	res := &Result{Names: c.LVs, Notes: c.Notes}
+	v := g.find(snapshot)
+	if v == nil {
+		res.Notes = append(res.Notes, mergeNote(c.Group, snapshot, "on next activation of %s."))
+		if err := g.commit(c.Group); err != nil {
+			return nil, err
+		}
+		return g.warn(res), nil
+	}
+	if v.store.Usage().Invalid {
+		return nil, errs.E(errs.Conflict, "Unable to merge invalidated snapshot LV \"%s/%s\".", c.Group.Name, snapshot)
+	}
+	open, err := g.mergeActive(v, c.Group)
+	switch {
+	case err != nil:
+		return nil, err
+	case open != "":
+		res.Notes = append(res.Notes,
+			fmt.Sprintf("Delaying merge since %s is open.", open),
+			mergeNote(c.Group, snapshot, "when the last user of %[1]s has closed it, or on next activation of %[1]s."))
+	default:
+		res.Notes = append(res.Notes, fmt.Sprintf("Merging of volume %s/%s started.", c.Group.Name, snapshot))
+	}
+	return g.warn(res), nil
+}
+
+// mergeNote says when a delayed merge will happen, in LVM2's words.
+func mergeNote(model *volume.Group, snapshot, when string) string {
+	s, _ := model.SnapshotOf(model.LV(snapshot))
+	return fmt.Sprintf("Merging of snapshot %s/%s will occur ", model.Name, snapshot) +
+		fmt.Sprintf(when, model.Name+"/"+s.Origin.Name)
+}
+
+// mergeActive commits the beginning of the merge of an active snapshot, and
+// begins it unless somebody has it or its origin open; then open says which.
+//
+// The origin is suspended over all of it, so that nobody who opens it
+// meanwhile can write what the merge then takes back.
+func (g *Group) mergeActive(v *vol, next *volume.Group) (open string, err error) {
+	f := v.family
+	f.top.suspend()
+	defer f.top.resume()
+	g.mu.Lock()
+	switch {
+	case f.top.opens > 0:
+		open = "origin"
+	case v.opens > 0:
+		open = "snapshot"
+	}
+	v.merging, f.merge = true, &merge{vol: v}
+	g.mu.Unlock()
+	if err := g.commit(next); err != nil {
+		g.mu.Lock()
+		v.merging, f.merge = false, nil
+		g.mu.Unlock()
+		return "", err
+	}
+	if open == "" {
+		err = g.beginMerge(f)
+	}
+	return open, err
+}
+
+// beginDelayed begins a merge if the family has no user. The caller holds
+// changes.
+func (g *Group) beginDelayed(f *family) error {
+	f.top.suspend()
+	defer f.top.resume()
+	g.mu.Lock()
+	open := f.opens() > 0
+	g.mu.Unlock()
+	if open {
+		return nil
+	}
+	return g.beginMerge(f)
+}
+
+// beginMerge makes the origin show the merged content from now on. The origin
+// is suspended, the snapshot has no user.
+func (g *Group) beginMerge(f *family) error {
+	m := f.merge
+	if err := f.showMerged(m); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	m.started = true
+	g.startMerging(f)
+	return nil
+}
+
+// showMerged gives the store to the origin, and leaves nothing of the
+// snapshot but errors.
+func (f *family) showMerged(m *merge) error {
+	if err := f.origin.StartMerge(m.vol.store); err != nil {
+		return fmt.Errorf("merge %s into %s: %w", m.vol.name, f.top.name, err)
+	}
+	m.vol.snap = nil
+	m.vol.swap(failing{errs.E(errs.Conflict, "snapshot %s is being merged into %s", m.vol.name, f.top.name)})
+	return nil
+}
+
+// startMerging starts the goroutine of a merge that has begun. The caller
+// holds changes and mu.
+func (g *Group) startMerging(f *family) {
+	m := f.merge
+	if m == nil || !m.started || m.done != nil {
+		return
+	}
+	var ctx context.Context
+	ctx, m.cancel = context.WithCancel(context.Background())
+	m.done = make(chan struct{})
+	go g.runMerge(ctx, f, m, m.done)
+}
+
+// stopMerge ends the goroutine of a merge between two steps. The caller holds
+// changes, and so the goroutine cannot be about to finish.
+func (f *family) stopMerge() {
+	m := f.merge
+	if m == nil || m.done == nil {
+		return
+	}
+	m.cancel()
+	<-m.done
+	m.done = nil
+}
+
+// runMerge merges step by step, and at the end removes the snapshot. A step
+// that fails ends it until the next activation; the store remembers why.
+func (g *Group) runMerge(ctx context.Context, f *family, m *merge, done chan struct{}) {
+	defer close(done)
+	defer m.cancel()
+	for ctx.Err() == nil {
+		left, err := f.origin.MergeStep()
+		if err != nil {
+			g.opts.Log.Error("merge stopped", "snapshot", m.vol.name, "origin", f.top.name, "err", err)
+			return
+		}
+		if left == 0 {
+			g.finishMerge(ctx, f, m)
+			return
+		}
+	}
+}
+
+// finishMerge removes a snapshot of which nothing is left to merge. Until the
+// commit a crash leads to another activation that finds nothing left.
+func (g *Group) finishMerge(ctx context.Context, f *family, m *merge) {
+	if err := g.lock(ctx); err != nil {
+		return // stopped
+	}
+	defer g.unlock()
+	c, err := g.current().FinishMerge(m.vol.name)
+	if err == nil {
+		err = g.commit(c.Group)
+	}
+	if err == nil {
+		err = f.origin.FinishMerge()
+	}
+	if err == nil {
+		_, err = g.hide([]string{m.vol.name})
+	}
+	if err == nil {
+		err = g.drop(m.vol)
+	}
+	if err != nil {
+		g.opts.Log.Error("merge not completed", "snapshot", m.vol.name, "origin", f.top.name, "err", err)
+		g.mu.Lock()
+		m.err = err
+		g.mu.Unlock()
+		return
+	}
+	g.opts.Log.Info("merge completed", "snapshot", m.vol.name, "origin", f.top.name)
+}

@@ -1,0 +1,274 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"cowl/internal/block"
+	"cowl/internal/block/filter/fault"
+	"cowl/internal/errs"
+	"cowl/internal/volume"
+)
+
+// gone waits until a merge has removed its snapshot.
+func gone(t *testing.T, g *Group, name string) {
+	t.Helper()
+	until(t, name+" has been merged", func() bool { return g.current().LV(name) == nil })
+}
+
+func notes(r *Result) string { return strings.Join(r.Notes, "\n") }
+
+// mergeable returns an active group in which base holds 2 and its snapshot s
+// 1; a second snapshot, later, holds 2.
+func mergeable(t *testing.T) (*Group, []block.Device) {
+	t.Helper()
+	g, devs := fresh(t, 2)
+	must(t)(g.CreateLV(ctx, lv("base", 4, "pv0")))
+	base, err := g.Open(ctx, "base", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, base, 0, 1, 4*extent)
+	must(t)(g.CreateSnapshots(ctx, []volume.SnapshotSpec{snapOf("base", "s", 8, "pv1")}))
+	write(t, base, 0, 2, 4*extent)
+	must(t)(g.CreateSnapshots(ctx, []volume.SnapshotSpec{snapOf("base", "later", 8, "pv1")}))
+	closeDev(t, base)
+	return g, devs
+}
+
+func TestMergeRollsBackAndLeavesSiblingsAlone(t *testing.T) {
+	g, devs := mergeable(t)
+	res := must(t)(g.Merge(ctx, "s"))
+	if notes(res) != "Merging of volume vg/s started." {
+		t.Errorf("notes %q", res.Notes)
+	}
+	base := opened(t, g, "base") // from the first moment on
+	expect(t, "base while it is merged", base, 0, 1, 4*extent)
+	gone(t, g, "s")
+	expect(t, "base", base, 0, 1, 4*extent)
+	expect(t, "later", opened(t, g, "later"), 0, 2, 4*extent)
+	wantActive(t, g, "base", "later")
+	write(t, base, 0, 3, 100)
+	g.Close()
+	g = mustOpen(t, devs)
+	expect(t, "base after reopening", opened(t, g, "base"), 100, 1, 4*extent-100)
+	expect(t, "later after reopening", opened(t, g, "later"), 0, 2, 4*extent)
+	if free := g.current().Free(); free != g.current().Size()-4-volume.Extents(len(extentsOf(g, "later"))) {
+		t.Errorf("%d extents are free", free)
+	}
+}
+
+func extentsOf(g *Group, name string) []struct{} {
+	return make([]struct{}, g.current().LV(name).Extents())
+}
+
+// Whoever has the origin open must not see its content change.
+func TestMergeWaitsForTheLastUser(t *testing.T) {
+	for _, open := range []string{"base", "s"} {
+		t.Run(open, func(t *testing.T) {
+			g, _ := mergeable(t)
+			user, err := g.Open(ctx, open, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res := must(t)(g.Merge(ctx, "s"))
+			who := map[string]string{"base": "origin", "s": "snapshot"}[open]
+			if !strings.HasPrefix(notes(res), "Delaying merge since "+who+" is open.") {
+				t.Errorf("notes %q", res.Notes)
+			}
+			if st := g.Status().LVs; !st["s"].Cow.Delayed || st["base"].Merging != "s" {
+				t.Errorf("status of s %+v, of base %+v", st["s"].Cow, st["base"])
+			}
+			_, err = g.Open(ctx, "s", false)
+			wantKind(t, "open a merging snapshot", err, errs.Conflict)
+			_, err = g.Merge(ctx, "later")
+			wantKind(t, "second merge", err, errs.Conflict)
+			other, err := g.Open(ctx, "base", false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			expect(t, "base before the merge", other, 0, 2, 4*extent)
+			closeDev(t, other)
+			if g.current().LV("s") == nil {
+				t.Fatal("merged under its user")
+			}
+			closeDev(t, user)
+			gone(t, g, "s")
+			expect(t, "base", opened(t, g, "base"), 0, 1, 4*extent)
+		})
+	}
+}
+
+func TestMergeOfAnInactiveGroupHappensAtActivation(t *testing.T) {
+	g, devs := mergeable(t)
+	must(t)(g.Deactivate(ctx))
+	res := must(t)(g.Merge(ctx, "s"))
+	if want := "Merging of snapshot vg/s will occur on next activation of vg/base."; notes(res) != want {
+		t.Errorf("notes %q, want %q", res.Notes, want)
+	}
+	g.Close()
+	g = mustOpen(t, devs)
+	if g.current().LV("s") == nil {
+		t.Fatal("merged without activation")
+	}
+	must(t)(g.Activate(ctx))
+	gone(t, g, "s")
+	expect(t, "base", opened(t, g, "base"), 0, 1, 4*extent)
+}
+
+// A merge that was cut short leaves an origin of two halves; whoever opens it
+// must see the merged content at once, activated or not.
+func TestInterruptedMergeGoesOn(t *testing.T) {
+	g, devs := mergeable(t)
+	must(t)(g.Deactivate(ctx))
+	script := fault.New()
+	var faulty []block.Device
+	for _, d := range devs {
+		faulty = append(faulty, script.Wrap("pv", d))
+	}
+	g.Close()
+	g, err := open(faulty)
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(t)(g.Activate(ctx))
+	// The metadata is committed with a number of flushes that the merge's come
+	// after, so the first failing flush is found by trying.
+	script.Add(fault.Rule{Ops: fault.Flush, Nth: 12, Always: true})
+	must(t)(g.Merge(ctx, "s"))
+	until(t, "the merge has failed", func() bool {
+		st, ok := g.Status().LVs["s"]
+		return ok && st.Cow.MergeFailed
+	})
+	if st := g.Status().LVs["s"].Cow; st.Reason == "" {
+		t.Errorf("no reason: %+v", st)
+	}
+	g.Close()
+	if script.Fired() == 0 {
+		t.Fatal("the fault did not fire")
+	}
+
+	g = mustOpen(t, devs)
+	base, err := g.Open(ctx, "base", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "base of an interrupted merge", base, 0, 1, 4*extent)
+	closeDev(t, base)
+	must(t)(g.Activate(ctx))
+	gone(t, g, "s")
+	expect(t, "later", opened(t, g, "later"), 0, 2, 4*extent)
+}
+
+func TestDeactivationStopsAMergeBetweenSteps(t *testing.T) {
+	g, _ := mergeable(t)
+	must(t)(g.Merge(ctx, "s"))
+	must(t)(g.Deactivate(ctx)) // at whatever point it is
+	must(t)(g.Activate(ctx))
+	gone(t, g, "s")
+	expect(t, "base", opened(t, g, "base"), 0, 1, 4*extent)
+}
+
+func TestRemovingTheOriginOfAMerge(t *testing.T) {
+	g, _ := mergeable(t)
+	must(t)(g.Merge(ctx, "s"))
+	_, err := g.RemoveLVs(ctx, []string{"s"})
+	if err == nil && g.current().LV("s") != nil {
+		t.Error("removed a merging snapshot")
+	}
+	must(t)(g.RemoveLVs(ctx, []string{"base"}))
+	if len(g.current().LVs) != 0 {
+		t.Errorf("%d volumes are left", len(g.current().LVs))
+	}
+	must(t)(g.CreateLV(ctx, lv("base", 4, "")))
+}
+
+// A merge that waits can overflow meanwhile. Then it can never be, and the
+// snapshot can go.
+func TestDelayedMergeThatOverflows(t *testing.T) {
+	g, devs := fresh(t, 1)
+	must(t)(g.CreateLV(ctx, lv("base", 4, "")))
+	must(t)(g.CreateSnapshots(ctx, []volume.SnapshotSpec{snapOf("base", "s", 1, "")}))
+	base, err := g.Open(ctx, "base", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(t)(g.Merge(ctx, "s"))
+	write(t, base, 0, 1, 4*extent)
+	if c := g.Status().LVs["s"].Cow; !c.Invalid || c.Delayed {
+		t.Errorf("status %+v", c)
+	}
+	closeDev(t, base)
+	expect(t, "base", opened(t, g, "base"), 0, 1, 4*extent)
+	g.Close()
+	g = mustOpen(t, devs)
+	must(t)(g.Activate(ctx))
+	if st := g.Status().LVs; !st["s"].Cow.Invalid || st["base"].Merging != "s" {
+		t.Errorf("after reopening: %+v, %+v", st["s"].Cow, st["base"])
+	}
+	expect(t, "base after reopening", opened(t, g, "base"), 0, 1, 4*extent)
+	res := must(t)(g.RemoveLVs(ctx, []string{"s"}))
+	if !slices.Equal(res.Names, []string{"s"}) || g.Status().LVs["base"].Merging != "" {
+		t.Errorf("removed %q", res.Names)
+	}
+}
+
+// Writers, openers, snapshots, merges and status all at once: for the race
+// detector, and for deadlocks.
+func TestEverythingAtOnce(t *testing.T) {
+	g, _ := fresh(t, 2)
+	must(t)(g.CreateLV(ctx, lv("a", 4, "pv0")))
+	must(t)(g.CreateLV(ctx, lv("b", 4, "pv0")))
+	c, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	loop := func(f func(i int)) {
+		wg.Go(func() {
+			for i := 0; c.Err() == nil; i++ {
+				f(i)
+			}
+		})
+	}
+	for _, name := range []string{"a", "b"} {
+		d := opened(t, g, name)
+		loop(func(i int) {
+			off := int64(i*4096) % (4 * extent)
+			if _, err := d.WriteAt(bytes.Repeat([]byte{byte(i)}, 4096), off); err != nil {
+				t.Error(err)
+			}
+			if i%16 == 0 {
+				d.Flush()
+			}
+		})
+		loop(func(int) {
+			if d, err := g.Open(ctx, name, true); err == nil {
+				d.ReadAt(make([]byte, 4096), 0)
+				d.Close()
+			} else {
+				t.Error(err)
+			}
+		})
+	}
+	loop(func(int) { g.Status() })
+	for range 30 {
+		must(t)(g.CreateSnapshots(ctx, []volume.SnapshotSpec{snapOf("a", "sa", 6, "pv1"), snapOf("b", "sb", 6, "pv1")}))
+		d, err := g.Open(ctx, "sa", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		one, two := make([]byte, 4*extent), make([]byte, 4*extent)
+		d.ReadAt(one, 0)
+		d.ReadAt(two, 0)
+		if !bytes.Equal(one, two) {
+			t.Error("a snapshot changes")
+		}
+		closeDev(t, d)
+		must(t)(g.SetReadOnly(ctx, "sa", true))
+		must(t)(g.RemoveLVs(ctx, []string{"sa", "sb"}))
+	}
+	stop()
+	wg.Wait()
+}

@@ -1,0 +1,72 @@
+package engine
+
+import (
+	"cowl/internal/snap"
+	"cowl/internal/volume"
+)
+
+// Status is the committed metadata with what runs of it.
+type Status struct {
+	Model *volume.Group       // not to be altered
+	LVs   map[string]LVStatus // by name; active volumes only
+}
+
+// LVStatus is the runtime state of an active volume.
+type LVStatus struct {
+	Opens     int
+	ReadOnly  bool
+	Suspended bool
+	Cow       *CowStatus // of a snapshot, nil otherwise
+	Merging   string     // the snapshot that is being merged into this volume
+}
+
+// CowStatus is a store's usage as dm-snapshot's status line gives it.
+type CowStatus struct {
+	Allocated, Total, Metadata volume.Sectors
+	Invalid                    bool
+	MergeFailed                bool
+	Delayed                    bool   // a merge waits for the origin to be closed
+	Reason                     string // why it is invalid or failed, for people
+}
+
+// Status returns the state of this moment. It does not wait for changes.
+func (g *Group) Status() *Status {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	st := &Status{Model: g.model, LVs: make(map[string]LVStatus, len(g.volumes))}
+	for name, v := range g.volumes {
+		st.LVs[name] = g.describe(v)
+	}
+	return st
+}
+
+// describe returns a volume's state. The caller holds mu.
+func (g *Group) describe(v *vol) LVStatus {
+	s := LVStatus{Opens: v.opens, Suspended: v.suspended.Load()}
+	if lv := g.model.LV(v.name); lv != nil {
+		s.ReadOnly = lv.ReadOnly()
+	}
+	m := v.family.merge
+	switch {
+	case v.store != nil:
+		s.Cow = describeCow(v.store.Usage())
+		if v.merging && m != nil && m.vol == v {
+			s.Cow.Delayed = !m.started && !s.Cow.Invalid
+			if m.err != nil {
+				s.Cow.MergeFailed, s.Cow.Reason = true, m.err.Error()
+			}
+		}
+	case m != nil:
+		s.Merging = m.vol.name
+	}
+	return s
+}
+
+func describeCow(u snap.Usage) *CowStatus {
+	return &CowStatus{
+		Allocated: sectors(u.Allocated), Total: sectors(u.Total), Metadata: sectors(u.Metadata),
+		Invalid: u.Invalid, MergeFailed: u.MergeFailed, Reason: u.Reason,
+	}
+}
+
+func sectors(bytes int64) volume.Sectors { return volume.Sectors(bytes >> 9) }

@@ -1,0 +1,193 @@
+package engine
+
+import (
+	"context"
+	"iter"
+	"sync/atomic"
+
+	"cowl/internal/block"
+	"cowl/internal/errs"
+	"cowl/internal/snap"
+)
+
+// vol is an active volume as its users see it: an origin, which every plain
+// volume is, or a snapshot.
+type vol struct {
+	table
+	name   string
+	family *family
+	base   *base // its extents: a volume's data, or a snapshot's COW store
+
+	store *snap.Store    // of a snapshot; nil otherwise
+	snap  *snap.Snapshot // while it is attached; guarded by Group.changes
+
+	opens   int  // guarded by Group.mu
+	merging bool // on its way back into its origin; guarded by Group.mu
+}
+
+// handle is one opening of a volume.
+type handle struct {
+	group  *Group
+	vol    *vol
+	caps   block.Caps
+	closed atomic.Bool
+}
+
+// Open returns a volume's content and counts as one opener until it is
+// closed. A volume that is not active is activated for as long as it is open;
+// its family comes with it. A read-only volume opens, with Caps.ReadOnly,
+// whatever is asked for. A snapshot that is being merged is errs.Conflict.
+//
+// Permission and size may change while the device is open; a write to a volume
+// that has become read-only fails, while Caps stays what it was.
+func (g *Group) Open(ctx context.Context, name string, readOnly bool) (block.Device, error) {
+	h, err := g.openActive(name)
+	if h == nil && err == nil {
+		if err := g.lock(ctx); err != nil {
+			return nil, err
+		}
+		defer g.unlock()
+		h, err = g.openLocked(name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	h.vol.read(func(dev block.Device) error {
+		h.caps = dev.Caps()
+		h.caps.ReadOnly = h.caps.ReadOnly || readOnly || h.vol.readOnly
+		return nil
+	})
+	return h, nil
+}
+
+// openActive counts an opener of an active volume. It returns neither handle
+// nor error if there is none of that name.
+func (g *Group) openActive(name string) (*handle, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	v := g.volumes[name]
+	switch {
+	case g.closed:
+		return nil, errs.E(errs.Conflict, "volume group %s is closed", g.model.Name)
+	case v == nil:
+		return nil, nil
+	case v.merging:
+		return nil, errs.E(errs.Conflict, "Snapshot %s/%s is being merged into %s.", g.model.Name, name, v.family.top.name)
+	}
+	v.opens++
+	return &handle{group: g, vol: v}, nil
+}
+
+// openLocked activates the volume's family if it has to. The caller holds
+// changes.
+func (g *Group) openLocked(name string) (*handle, error) {
+	h, err := g.openActive(name) // somebody else may have activated it meanwhile
+	if h != nil || err != nil {
+		return h, err
+	}
+	f, err := g.activate(name, false)
+	if err != nil {
+		return nil, err
+	}
+	if h, err = g.openActive(name); h == nil || err != nil {
+		// Its family is active, and it cannot be opened.
+		g.settle(f)
+		if err == nil {
+			err = errs.E(errs.NotFound, "Failed to find logical volume \"%s/%s\"", g.current().Name, name)
+		}
+	}
+	return h, err
+}
+
+// ReadAt implements block.Device.
+func (h *handle) ReadAt(p []byte, off int64) (n int, err error) {
+	if err := h.usable(); err != nil {
+		return 0, err
+	}
+	err = h.vol.read(func(dev block.Device) error {
+		n, err = dev.ReadAt(p, off)
+		return err
+	})
+	return n, err
+}
+
+// WriteAt implements block.Device.
+func (h *handle) WriteAt(p []byte, off int64) (n int, err error) {
+	if err := h.writable(); err != nil {
+		return 0, err
+	}
+	err = h.vol.write(func(dev block.Device) error {
+		n, err = dev.WriteAt(p, off)
+		return err
+	})
+	return n, err
+}
+
+// Flush implements block.Device.
+func (h *handle) Flush() error {
+	if err := h.usable(); err != nil {
+		return err
+	}
+	return h.vol.read(block.Device.Flush)
+}
+
+// Discard implements block.Device.
+func (h *handle) Discard(off, length int64) error {
+	if err := h.writable(); err != nil {
+		return err
+	}
+	return h.vol.write(func(dev block.Device) error { return dev.Discard(off, length) })
+}
+
+// WriteZeroes implements block.Device.
+func (h *handle) WriteZeroes(off, length int64) error {
+	if err := h.writable(); err != nil {
+		return err
+	}
+	return h.vol.write(func(dev block.Device) error { return dev.WriteZeroes(off, length) })
+}
+
+// Extents implements block.Device.
+func (h *handle) Extents(off, length int64) iter.Seq2[block.Extent, error] {
+	if err := h.usable(); err != nil {
+		return block.NoExtents(err)
+	}
+	return h.vol.extents(off, length)
+}
+
+// Size implements block.Device.
+func (h *handle) Size() (n int64) {
+	h.vol.read(func(dev block.Device) error {
+		n = dev.Size()
+		return nil
+	})
+	return n
+}
+
+// Caps implements block.Device.
+func (h *handle) Caps() block.Caps { return h.caps }
+
+// Close implements block.Device. The last one of a family deactivates it
+// unless it was activated for longer, or starts a merge that waited for it.
+func (h *handle) Close() error {
+	if h.closed.Swap(true) {
+		return errClosed
+	}
+	return h.group.release(h.vol)
+}
+
+var errClosed = errs.E(errs.Usage, "device is closed")
+
+func (h *handle) usable() error {
+	if h.closed.Load() {
+		return errClosed
+	}
+	return nil
+}
+
+func (h *handle) writable() error {
+	if h.caps.ReadOnly {
+		return block.ErrReadOnly
+	}
+	return h.usable()
+}
