@@ -2,4 +2,12 @@ module cowl
 
 go 1.26
 
-require golang.org/x/sys v0.47.0
+require (
+	github.com/spf13/cobra v1.10.2
+	github.com/spf13/pflag v1.0.9
+	github.com/vbauerster/mpb/v8 v8.13.0
+	golang.org/x/sys v0.47.0
+	golang.org/x/tools v0.32.0
+)
+
+require github.com/inconshreveable/mousetrap v1.1.0 // indirect

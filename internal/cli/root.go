@@ -1,0 +1,215 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"cowl/internal/cli/fields"
+	"cowl/internal/errs"
+)
+
+// app is one run of the program: the environment and the options that all
+// verbs have.
+type app struct {
+	*Env
+
+	verbose, quiet int
+	yes, test      bool
+	devices        []string
+	devicesFile    string
+
+	// source replaces what reports are made of, in tests.
+	source func(context.Context) (*fields.Data, error)
+}
+
+// execute runs the command that the arguments name.
+func (a *app) execute(ctx context.Context, args []string) error {
+	root := a.root()
+	args, err := expand(root, args)
+	if err != nil {
+		return err
+	}
+	root.SetArgs(args)
+	return root.ExecuteContext(ctx)
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "cowl",
+		Short: "Logical volumes, snapshots and backups in user space",
+		Long: `cowl runs LVM2's volume groups in user space: no root, no device-mapper, no VM.
+The commands, options and output are LVM's; the disks work under the kernel's
+LVM as well. A group lives in image files, partitions or disks.`,
+		Example: `  truncate -s 1G disk.img
+  cowl pvcreate disk.img
+  cowl vgcreate vg disk.img
+  cowl lvcreate -L 500M -n data vg
+  cowl vgchange -ay vg                     # now vg/data can be used
+  cowl lvcreate -s -L 100M -n before vg/data
+  cowl lvs`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return noCommand(cmd, args[0])
+			}
+			return cmd.Help()
+		},
+	}
+	root.SetOut(a.Stdout)
+	root.SetErr(a.Stderr)
+	root.SetFlagErrorFunc(flagError)
+	root.CompletionOptions.HiddenDefaultCmd = false
+	a.commonFlags(root.PersistentFlags())
+	for _, v := range verbs {
+		cmd := v(a)
+		cmd.DisableFlagsInUseLine = true
+		root.AddCommand(cmd)
+	}
+	root.AddGroup(&cobra.Group{ID: groupLVM, Title: "LVM's commands:"}, &cobra.Group{ID: groupOwn, Title: "cowl's own:"})
+	return root
+}
+
+// Groups of commands in the help.
+const (
+	groupLVM = "lvm"
+	groupOwn = "own"
+)
+
+func (a *app) commonFlags(f *pflag.FlagSet) {
+	f.SortFlags = false
+	f.CountVarP(&a.verbose, "verbose", "v", "say more; in reports, show more columns")
+	f.CountVarP(&a.quiet, "quiet", "q", "say less; twice answers every question with no")
+	f.BoolVarP(&a.yes, "yes", "y", false, "answer every question with yes")
+	f.BoolVarP(&a.test, "test", "t", false, "change nothing, and say what would be done")
+	f.StringSliceVar(&a.devices, "devices", nil, "use these `files` and devices only (also $COWL_DEVICES)")
+	f.StringVar(&a.devicesFile, "devicesfile", "", "use the devices that this `file` lists")
+}
+
+// noCommand is the error for a verb that does not exist.
+func noCommand(root *cobra.Command, name string) error {
+	err := coded{errs.E(errs.Usage, "No such command '%s'.  Try 'cowl help'.", name), exitNoCommand}
+	root.SuggestionsMinimumDistance = 2
+	if near := root.SuggestionsFor(name); len(near) > 0 {
+		return errs.WithHint(err, "Did you mean '%s'?", strings.Join(near, "' or '"))
+	}
+	return err
+}
+
+// flagError turns what pflag found wrong into LVM's words.
+func flagError(cmd *cobra.Command, err error) error {
+	var (
+		unknown  *pflag.NotExistError
+		missing  *pflag.ValueRequiredError
+		bad      *pflag.InvalidValueError
+		text     = err.Error()
+		exclusve = errors.Is(err, errRepeated)
+	)
+	switch {
+	case exclusve:
+	case errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() == "":
+		text = fmt.Sprintf("%s: unrecognized option '--%s'", cmd.Name(), unknown.GetSpecifiedName())
+	case errors.As(err, &unknown):
+		text = fmt.Sprintf("%s: invalid option -- '%s'", cmd.Name(), unknown.GetSpecifiedName())
+	case errors.As(err, &missing) && missing.GetSpecifiedShortnames() == "":
+		text = fmt.Sprintf("%s: option '--%s' requires an argument", cmd.Name(), missing.GetSpecifiedName())
+	case errors.As(err, &missing):
+		text = fmt.Sprintf("%s: option requires an argument -- '%s'", cmd.Name(), missing.GetSpecifiedName())
+	case errors.As(err, &bad):
+		text = fmt.Sprintf("Invalid argument for --%s: %s", bad.GetFlag().Name, bad.GetValue())
+		if cause := errors.Unwrap(bad); errs.Is(cause, errs.Usage) {
+			text = cause.Error() + "\n" + text
+		}
+	}
+	return hintHelp(cmd, errs.E(errs.Usage, "%s\nError during parsing of command line.", text))
+}
+
+// hintHelp adds where to read on.
+func hintHelp(cmd *cobra.Command, err error) error {
+	return errs.WithHint(err, "Run `%s --help' for more information.", cmd.CommandPath())
+}
+
+// usage is an error about the command line, found by a verb.
+func usage(cmd *cobra.Command, format string, args ...any) error {
+	return hintHelp(cmd, errs.E(errs.Usage, format, args...))
+}
+
+// usageError adds the hint to an error about the command line, and leaves
+// others alone.
+func usageError(cmd *cobra.Command, err error) error {
+	if errs.Is(err, errs.Usage) && errs.HintOf(err) == "" {
+		return hintHelp(cmd, err)
+	}
+	return err
+}
+
+// noSyntax is the error for arguments that make no command.
+func noSyntax(cmd *cobra.Command) error {
+	return errs.E(errs.Usage, "No command with matching syntax recognised.  Run '%s --help' for more information.\nCorrect command syntax is:\n%s",
+		cmd.CommandPath(), cmd.UseLine())
+}
+
+// atLeast wants n positional arguments or more.
+func atLeast(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < n {
+			return noSyntax(cmd)
+		}
+		return nil
+	}
+}
+
+// expand completes long options that are abbreviated, as getopt does: any
+// beginning that fits one option only stands for it.
+func expand(root *cobra.Command, args []string) ([]string, error) {
+	cmd, _, err := root.Find(args)
+	if err != nil || cmd == root {
+		return args, nil
+	}
+	out := slices.Clone(args)
+	for i, arg := range out {
+		if arg == "--" {
+			break
+		}
+		name, value, hasValue := strings.Cut(strings.TrimPrefix(arg, "--"), "=")
+		if !strings.HasPrefix(arg, "--") || name == "" || known(cmd, name) {
+			continue
+		}
+		fits := beginningWith(cmd, name)
+		if len(fits) > 1 {
+			return nil, hintHelp(cmd, errs.E(errs.Usage, "%s: option '--%s' is ambiguous; possibilities: '--%s'\nError during parsing of command line.",
+				cmd.Name(), name, strings.Join(fits, "' '--")))
+		}
+		if len(fits) == 1 {
+			out[i] = "--" + fits[0]
+			if hasValue {
+				out[i] += "=" + value
+			}
+		}
+	}
+	return out, nil
+}
+
+func known(cmd *cobra.Command, name string) bool {
+	return name == "help" || cmd.Flags().Lookup(name) != nil || cmd.InheritedFlags().Lookup(name) != nil
+}
+
+func beginningWith(cmd *cobra.Command, prefix string) []string {
+	var names []string
+	add := func(f *pflag.Flag) {
+		if strings.HasPrefix(f.Name, prefix) {
+			names = append(names, f.Name)
+		}
+	}
+	cmd.LocalFlags().VisitAll(add)
+	cmd.InheritedFlags().VisitAll(add)
+	slices.Sort(names)
+	return slices.Compact(names)
+}

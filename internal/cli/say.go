@@ -1,0 +1,99 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"cowl/internal/errs"
+)
+
+// indent stands before every line of LVM's output.
+const indent = "  "
+
+// say writes a line to standard output.
+func (a *app) say(format string, args ...any) { writeLines(a.Stdout, fmt.Sprintf(format, args...)) }
+
+// warn writes a warning to standard error.
+func (a *app) warn(format string, args ...any) {
+	writeLines(a.Stderr, "WARNING: "+fmt.Sprintf(format, args...))
+}
+
+// note writes a remark to standard error.
+func (a *app) note(format string, args ...any) { writeLines(a.Stderr, fmt.Sprintf(format, args...)) }
+
+// tell writes what a change had to say.
+func (a *app) tell(notes []string) {
+	for _, n := range notes {
+		a.say("%s", n)
+	}
+}
+
+// verbosely writes to standard error if -v was given that often.
+func (a *app) verbosely(level int, format string, args ...any) {
+	if a.verbose >= level {
+		a.note(format, args...)
+	}
+}
+
+func writeLines(w io.Writer, text string) {
+	for line := range strings.Lines(text) {
+		fmt.Fprintln(w, indent+strings.TrimSuffix(line, "\n"))
+	}
+}
+
+// finish reports the error, if there is one, and returns the exit code.
+func (a *app) finish(err error) int {
+	a.complain(err)
+	return exitCode(err)
+}
+
+// complain writes an error, and below it what to do about it.
+func (a *app) complain(err error) {
+	switch {
+	case err == nil, errors.Is(err, errSilent):
+		return
+	case errors.Is(err, context.Canceled):
+		a.note("Interrupted...")
+		return
+	}
+	writeLines(a.Stderr, err.Error())
+	if hint := errs.HintOf(err); hint != "" {
+		writeLines(a.Stderr, hint)
+	}
+}
+
+// confirm asks a question that --yes answers. Where nobody can be asked the
+// answer is no, as LVM2's is.
+func (a *app) confirm(format string, args ...any) (bool, error) {
+	question := fmt.Sprintf(format, args...)
+	switch {
+	case a.yes:
+		return true, nil
+	case a.quiet >= 2:
+		return false, nil
+	}
+	fmt.Fprintf(a.Stderr, "%s [y/n]: ", question)
+	if !a.Interactive {
+		fmt.Fprintln(a.Stderr, "[n]")
+		return false, nil
+	}
+	in := bufio.NewReader(a.Stdin)
+	for {
+		line, err := in.ReadString('\n')
+		switch strings.ToLower(strings.TrimSpace(line)) {
+		case "y", "yes":
+			return true, nil
+		case "n", "no":
+			return false, nil
+		}
+		if err != nil {
+			fmt.Fprintln(a.Stderr, "[n]")
+			return false, nil
+		}
+		fmt.Fprintf(a.Stderr, "WARNING: Invalid input. %s [y/n]: ", question)
+	}
+}
