@@ -97,9 +97,9 @@ type MDA struct {
 }
 
 // Free returns how many bytes a text could still grow, as LVM2 counts them for
-// its reports.
+// its reports: none in an area that is ignored.
 func (m *MDA) Free() int64 {
-	if m.header == nil {
+	if m.header == nil || m.Ignored {
 		return 0
 	}
 	used := mda.Padded(m.header.Slots[mda.Committed].Length)
