@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"context"
+	"iter"
 	"net"
 	"path/filepath"
 	"sync"
@@ -130,4 +131,83 @@ func pipe(t testing.TB, s *Server) net.Conn {
 		<-done
 	})
 	return ours
+}
+
+// hooked is a device whose methods a test replaces, those that it sets.
+type hooked struct {
+	block.Device
+	caps    *block.Caps
+	size    func() int64
+	read    func(p []byte, off int64) (int, error)
+	write   func(p []byte, off int64) (int, error)
+	flush   func() error
+	discard func(off, length int64) error
+	zeroes  func(off, length int64) error
+	extents func(off, length int64) iter.Seq2[block.Extent, error]
+}
+
+func (h *hooked) ReadAt(p []byte, off int64) (int, error) {
+	if h.read != nil {
+		return h.read(p, off)
+	}
+	return h.Device.ReadAt(p, off)
+}
+
+func (h *hooked) WriteAt(p []byte, off int64) (int, error) {
+	if h.write != nil {
+		return h.write(p, off)
+	}
+	return h.Device.WriteAt(p, off)
+}
+
+func (h *hooked) Flush() error {
+	if h.flush != nil {
+		return h.flush()
+	}
+	return h.Device.Flush()
+}
+
+func (h *hooked) Discard(off, length int64) error {
+	if h.discard != nil {
+		return h.discard(off, length)
+	}
+	return h.Device.Discard(off, length)
+}
+
+func (h *hooked) WriteZeroes(off, length int64) error {
+	if h.zeroes != nil {
+		return h.zeroes(off, length)
+	}
+	return h.Device.WriteZeroes(off, length)
+}
+
+func (h *hooked) Extents(off, length int64) iter.Seq2[block.Extent, error] {
+	if h.extents != nil {
+		return h.extents(off, length)
+	}
+	return h.Device.Extents(off, length)
+}
+
+func (h *hooked) Size() int64 {
+	if h.size != nil {
+		return h.size()
+	}
+	return h.Device.Size()
+}
+
+func (h *hooked) Caps() block.Caps {
+	if h.caps != nil {
+		return *h.caps
+	}
+	return h.Device.Caps()
+}
+
+// eventually waits for something that another goroutine or process does.
+func eventually(t testing.TB, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("waited in vain")
+		}
+	}
 }

@@ -66,26 +66,28 @@ func (c *conn) readSparse(r request, b *buffer) error {
 	return nil
 }
 
-// runs appends to what is empty the runs of a range. What does not fit, or
+// runs appends the runs of a range to an empty slice. What does not fit, or
 // cannot be told, is data: reading it will show.
 func (c *conn) runs(runs []run, off, length int64) []run {
 	at, end := off, off+length
 	for e, err := range c.dev.Extents(off, length) {
-		if err != nil {
+		if err != nil || len(runs) == maxChunks-1 {
 			break
 		}
-		zero := e.Kind != block.Data
-		if n := len(runs); n > 0 && runs[n-1].zero == zero {
-			runs[n-1].length += e.Len
-		} else if n == maxChunks-1 {
-			break
-		} else {
-			runs = append(runs, run{e.Off, e.Len, zero})
-		}
+		runs = addRun(runs, e.Off, e.Len, e.Kind != block.Data)
 		at = e.End()
 	}
 	if at < end {
-		runs = append(runs, run{at, end - at, false})
+		runs = addRun(runs, at, end-at, false)
 	}
 	return runs
+}
+
+// addRun appends a run, or makes the last one longer.
+func addRun(runs []run, off, length int64, zero bool) []run {
+	if n := len(runs); n > 0 && runs[n-1].zero == zero {
+		runs[n-1].length += length
+		return runs
+	}
+	return append(runs, run{off, length, zero})
 }
