@@ -1,0 +1,265 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"cowl/internal/block"
+	"cowl/internal/block/filter/readonly"
+	"cowl/internal/errs"
+	"cowl/internal/export/nbd"
+	"cowl/internal/format/vgtext"
+	"cowl/internal/manager"
+	"cowl/internal/volume"
+)
+
+// Client is a manager.Group that a daemon in another process runs.
+type Client struct {
+	paths Paths
+	group string
+	pid   int
+	http  *http.Client
+}
+
+var _ manager.Group = (*Client)(nil)
+
+// Connect reaches the daemon that serves the group from the run directory.
+// Without one it fails with errs.NotFound; one of another version gives
+// errs.Unsupported.
+func Connect(ctx context.Context, runDir, group string) (*Client, error) {
+	paths, err := PathsFor(runDir, group)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{paths: paths, group: group, http: &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", paths.Control)
+		},
+	}}}
+	h, err := c.hello(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if h.Protocol != protocol {
+		return nil, errProtocol(fmt.Sprintf("the daemon of volume group %s (pid %d) speaks control protocol %d, this cowl %d",
+			group, h.PID, h.Protocol, protocol))
+	}
+	c.pid = h.PID
+	return c, nil
+}
+
+func (c *Client) hello(ctx context.Context) (*hello, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://cowl/hello", nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := c.http.Do(req)
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED),
+		errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF): // the last two: it was just ending
+		return nil, errs.E(errs.NotFound, "no daemon serves volume group %s from %s", c.group, c.paths.Dir)
+	case err != nil:
+		return nil, c.unreachable(err)
+	}
+	defer res.Body.Close()
+	var h hello // decoded leniently: later versions may say more
+	if err := json.NewDecoder(http.MaxBytesReader(nil, res.Body, maxRequest)).Decode(&h); err != nil || h.Protocol == 0 {
+		return nil, errs.E(errs.Corrupt, "%s does not answer as a cowl daemon does", c.paths.Control)
+	}
+	if h.Group != c.group {
+		return nil, errs.E(errs.Conflict, "%s is the socket of volume group %q", c.paths.Control, h.Group)
+	}
+	return &h, nil
+}
+
+// unreachable classifies an error of the connection, without net/http's own
+// words about URLs that nobody typed.
+func (c *Client) unreachable(err error) error {
+	for u := errors.Unwrap(err); u != nil; u = errors.Unwrap(u) {
+		err = u
+		if _, ok := err.(*net.OpError); ok {
+			break
+		}
+	}
+	kind := errs.KindOf(err)
+	return errs.E(kind, "daemon of volume group %s at %s: %w", c.group, c.paths.Control, err)
+}
+
+// call sends one request and returns the reply; an error that the daemon
+// reports is both in the reply and returned.
+func (c *Client) call(ctx context.Context, method string, request any) (reply, error) {
+	body, err := json.Marshal(request)
+	if err != nil {
+		return reply{}, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://cowl/"+method, bytes.NewReader(body))
+	if err != nil {
+		return reply{}, err
+	}
+	req.Header.Set(protocolHeader, strconv.Itoa(protocol))
+	res, err := c.http.Do(req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return reply{}, ctx.Err()
+		}
+		return reply{}, c.unreachable(err)
+	}
+	defer res.Body.Close()
+	var rep reply
+	if err := decodeStrict(res.Body, maxReply, &rep); err != nil {
+		return reply{}, errs.E(errs.Other, "answer of the daemon of volume group %s to %s: %w", c.group, method, err)
+	}
+	return rep, rep.Error.decode()
+}
+
+// change sends a request that answers with a result. Where a change succeeded
+// in part there are both a result and an error.
+func (c *Client) change(ctx context.Context, method string, request any) (*manager.Result, error) {
+	rep, err := c.call(ctx, method, request)
+	return rep.Result, err
+}
+
+// PID returns the daemon's process id.
+func (c *Client) PID() int { return c.pid }
+
+// Status implements manager.Group.
+func (c *Client) Status(ctx context.Context) (*manager.Status, error) {
+	rep, err := c.call(ctx, "status", emptyRequest{})
+	if err != nil {
+		return nil, err
+	}
+	if rep.Status == nil {
+		return nil, errs.E(errs.Corrupt, "the daemon of volume group %s sent no status", c.group)
+	}
+	group, err := vgtext.Decode([]byte(rep.Status.Metadata))
+	if err != nil {
+		return nil, fmt.Errorf("metadata from the daemon of volume group %s: %w", c.group, err)
+	}
+	lvs := rep.Status.LVs
+	if lvs == nil {
+		lvs = map[string]manager.LVStatus{}
+	}
+	return &manager.Status{Group: group, LVs: lvs, PVs: rep.Status.PVs, Owner: rep.Status.Owner}, nil
+}
+
+// CreateLV implements manager.Group.
+func (c *Client) CreateLV(ctx context.Context, spec volume.LVSpec) (*manager.Result, error) {
+	var err error
+	if spec.PVs, err = absoluteRanges(spec.PVs); err != nil {
+		return nil, err
+	}
+	return c.change(ctx, "create-lv", createLVRequest{spec})
+}
+
+// CreateSnapshots implements manager.Group.
+func (c *Client) CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpec) (*manager.Result, error) {
+	specs = append([]volume.SnapshotSpec(nil), specs...)
+	for i := range specs {
+		var err error
+		if specs[i].PVs, err = absoluteRanges(specs[i].PVs); err != nil {
+			return nil, err
+		}
+	}
+	return c.change(ctx, "create-snapshots", createSnapshotsRequest{specs})
+}
+
+// RemoveLVs implements manager.Group.
+func (c *Client) RemoveLVs(ctx context.Context, names []string) (*manager.Result, error) {
+	return c.change(ctx, "remove-lvs", namesRequest{names})
+}
+
+// SetReadOnly implements manager.Group.
+func (c *Client) SetReadOnly(ctx context.Context, name string, readOnly bool) (*manager.Result, error) {
+	return c.change(ctx, "set-read-only", setReadOnlyRequest{name, readOnly})
+}
+
+// Activate implements manager.Group.
+func (c *Client) Activate(ctx context.Context, names ...string) (*manager.Result, error) {
+	return c.change(ctx, "activate", namesRequest{names})
+}
+
+// Deactivate implements manager.Group. When it takes the last active volume
+// away, the daemon ends, and has let go of the PVs when Deactivate returns.
+func (c *Client) Deactivate(ctx context.Context, names ...string) (*manager.Result, error) {
+	return c.change(ctx, "deactivate", namesRequest{names})
+}
+
+// Merge implements manager.Group.
+func (c *Client) Merge(ctx context.Context, snapshot string) (*manager.Result, error) {
+	return c.change(ctx, "merge", mergeRequest{snapshot})
+}
+
+// AddPVs implements manager.Group. Relative paths are this process's.
+func (c *Client) AddPVs(ctx context.Context, paths []string) (*manager.Result, error) {
+	return c.changePVs(ctx, "add-pvs", paths)
+}
+
+// RemovePVs implements manager.Group. Relative paths are this process's.
+func (c *Client) RemovePVs(ctx context.Context, paths []string) (*manager.Result, error) {
+	return c.changePVs(ctx, "remove-pvs", paths)
+}
+
+func (c *Client) changePVs(ctx context.Context, method string, paths []string) (*manager.Result, error) {
+	abs := make([]string, len(paths))
+	for i, p := range paths {
+		var err error
+		if abs[i], err = filepath.Abs(p); err != nil {
+			return nil, err
+		}
+	}
+	return c.change(ctx, method, pathsRequest{abs})
+}
+
+// RemoveGroup implements manager.Group. The daemon has ended when it returns.
+func (c *Client) RemoveGroup(ctx context.Context) (*manager.Result, error) {
+	return c.change(ctx, "remove-group", emptyRequest{})
+}
+
+// Open implements manager.Group: the device reads and writes through the
+// daemon's NBD socket, and counts as an opener until it is closed.
+func (c *Client) Open(ctx context.Context, name string, readOnly bool) (block.Device, error) {
+	dev, err := nbd.Dial(ctx, "unix", c.paths.NBD, name)
+	if err != nil {
+		return nil, err
+	}
+	if readOnly {
+		return readonly.New(dev), nil
+	}
+	return dev, nil
+}
+
+// Close implements manager.Group. The daemon goes on; devices from Open are
+// closed on their own.
+func (c *Client) Close() error {
+	c.http.CloseIdleConnections()
+	return nil
+}
+
+// absoluteRanges makes the PV paths of an allocation absolute: the daemon's
+// working directory is not the client's.
+func absoluteRanges(ranges []volume.PVRange) ([]volume.PVRange, error) {
+	if ranges == nil {
+		return nil, nil
+	}
+	out := append([]volume.PVRange(nil), ranges...)
+	for i := range out {
+		abs, err := filepath.Abs(out[i].PV)
+		if err != nil {
+			return nil, err
+		}
+		out[i].PV = abs
+	}
+	return out, nil
+}
