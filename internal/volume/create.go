@@ -23,11 +23,15 @@ func (g *Group) CreateLV(spec LVSpec, s Stamp) (*Change, error) {
 	if spec.Contiguous {
 		lv.Allocation = AllocContiguous
 	}
-	need, err := next.newExtents(spec.Size, spec.PVs, c)
+	maps, err := next.freeMaps(spec.PVs, c)
 	if err != nil {
 		return nil, err
 	}
-	if err := next.growNew(lv, need, spec.Size, spec.PVs); err != nil {
+	need, err := next.newExtents(spec.Size, maps, spec.PVs != nil, c)
+	if err != nil {
+		return nil, err
+	}
+	if err := next.growNew(lv, need, spec.Size, maps); err != nil {
 		return nil, err
 	}
 	next.LVs = append(next.LVs, lv)
@@ -89,7 +93,7 @@ func (g *Group) sortVisible() {
 
 // newExtents returns how many extents a size asks for, with LVM2's remarks
 // added to the change.
-func (g *Group) newExtents(size Size, ranges []PVRange, c *Change) (Extents, error) {
+func (g *Group) newExtents(size Size, maps []pvMap, named bool, c *Change) (Extents, error) {
 	n := size.Extents
 	switch {
 	case size.Bytes < 0:
@@ -101,39 +105,33 @@ func (g *Group) newExtents(size Size, ranges []PVRange, c *Change) (Extents, err
 		}
 	case size.Percent > 0:
 		var err error
-		if n, err = g.percentOf(size, ranges); err != nil {
+		if n, err = g.percentOf(size, maps, named, false); err != nil {
 			return 0, err
 		}
-		if free := g.Free(); size.Of != OfPVs && n > free && free > 0 {
+		if free := g.Free(); size.Of == OfVG && !named && n > free {
 			c.note("Reducing %d%%%s to remaining free space %s in VG.", size.Percent, size.Of, LongSize(g.ExtentBytes(free)))
 			n = free
 		}
 	}
 	switch {
 	case n == 0:
-		return 0, errs.E(errs.Usage, "Calculated size of logical volume is 0 extents. Needs to be larger.")
+		return 0, errs.E(errs.NoSpace, "Calculated size of logical volume is 0 extents. Needs to be larger.")
 	case n > MaxExtents:
 		return 0, errs.E(errs.NoSpace, "Volume group %q has insufficient free space (%d extents): %d required.", g.Name, g.Free(), n)
 	}
 	return n, nil
 }
 
-// percentOf resolves N%VG, N%FREE and N%PVS.
-func (g *Group) percentOf(size Size, ranges []PVRange) (Extents, error) {
-	switch size.Of {
-	case OfVG:
-		return percent(size.Percent, g.Size(), false), nil
-	case OfFree:
-		return percent(size.Percent, g.Free(), false), nil
-	case OfPVs:
-		if ranges == nil {
-			return percent(size.Percent, g.Size(), false), nil
-		}
-		maps, err := g.freeMaps(ranges)
-		if err != nil {
-			return 0, err
-		}
-		return percent(size.Percent, mapsTotal(maps), false), nil
+// percentOf resolves N%VG, N%FREE and N%PVS, the last being of what is free
+// on the PVs if some were named.
+func (g *Group) percentOf(size Size, maps []pvMap, named, up bool) (Extents, error) {
+	switch {
+	case size.Of == OfPVs && named:
+		return percent(size.Percent, mapsTotal(maps), up), nil
+	case size.Of == OfVG || size.Of == OfPVs:
+		return percent(size.Percent, g.Size(), up), nil
+	case size.Of == OfFree:
+		return percent(size.Percent, g.Free(), up), nil
 	}
 	return 0, errs.E(errs.Usage, "Please express size as %%FREE, %%PVS or %%VG.")
 }
@@ -153,12 +151,12 @@ func percent(n uint64, of Extents, up bool) Extents {
 }
 
 // growNew allocates a new LV's extents.
-func (g *Group) growNew(lv *LV, need Extents, size Size, ranges []PVRange) error {
+func (g *Group) growNew(lv *LV, need Extents, size Size, maps []pvMap) error {
 	approximate := size.Percent > 0
 	if free := g.Free(); need > free && !approximate {
 		return errs.E(errs.NoSpace, "Volume group %q has insufficient free space (%d extents): %d required.", g.Name, free, need)
 	}
-	return g.grow(lv, need, ranges, approximate)
+	return g.grow(lv, need, maps, approximate)
 }
 
 func (c *Change) note(format string, args ...any) {

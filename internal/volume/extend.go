@@ -18,7 +18,11 @@ func (g *Group) ExtendLV(spec ExtendSpec) (*Change, error) {
 	c := &Change{Group: next, LVs: []string{spec.Name}}
 	lv = next.LV(spec.Name)
 	old := lv.Extents()
-	want, err := next.extendedSize(lv, spec, c)
+	maps, err := next.freeMaps(spec.PVs, c)
+	if err != nil {
+		return nil, err
+	}
+	want, err := next.extendedSize(lv, spec, maps, c)
 	if err != nil {
 		return nil, err
 	}
@@ -29,9 +33,9 @@ func (g *Group) ExtendLV(spec ExtendSpec) (*Change, error) {
 	case want == old:
 		return nil, errs.E(errs.Conflict, "New size (%d extents) matches existing size (%d extents).", want, old)
 	case want < old:
-		return nil, errs.E(errs.Usage, "New size given (%d extents) not larger than existing size (%d extents)", want, old)
+		return nil, errs.E(errs.Conflict, "New size given (%d extents) not larger than existing size (%d extents)", want, old)
 	}
-	if err := next.grow(lv, want-old, spec.PVs, spec.Size.Percent > 0); err != nil {
+	if err := next.grow(lv, want-old, maps, spec.Size.Of == OfFree); err != nil {
 		return nil, err
 	}
 	now := lv.Extents()
@@ -54,7 +58,7 @@ func (g *Group) checkExtendable(lv *LV) error {
 }
 
 // extendedSize returns the number of extents that the spec asks for in all.
-func (g *Group) extendedSize(lv *LV, spec ExtendSpec, c *Change) (Extents, error) {
+func (g *Group) extendedSize(lv *LV, spec ExtendSpec, maps []pvMap, c *Change) (Extents, error) {
 	old := lv.Extents()
 	n := spec.Size.Extents
 	switch {
@@ -67,7 +71,7 @@ func (g *Group) extendedSize(lv *LV, spec ExtendSpec, c *Change) (Extents, error
 		}
 	case spec.Size.Percent > 0:
 		var err error
-		if n, err = g.extendPercent(lv, spec); err != nil {
+		if n, err = g.extendPercent(lv, spec, maps); err != nil {
 			return 0, err
 		}
 	}
@@ -80,7 +84,7 @@ func (g *Group) extendedSize(lv *LV, spec ExtendSpec, c *Change) (Extents, error
 	return n, nil
 }
 
-func (g *Group) extendPercent(lv *LV, spec ExtendSpec) (Extents, error) {
+func (g *Group) extendPercent(lv *LV, spec ExtendSpec, maps []pvMap) (Extents, error) {
 	switch spec.Size.Of {
 	case OfLV:
 		return percent(spec.Size.Percent, lv.Extents(), true), nil
@@ -91,7 +95,7 @@ func (g *Group) extendPercent(lv *LV, spec ExtendSpec) (Extents, error) {
 		}
 		return percent(spec.Size.Percent, s.Origin.Extents(), true), nil
 	}
-	return g.percentOf(spec.Size, spec.PVs)
+	return g.percentOf(spec.Size, maps, spec.PVs != nil, true)
 }
 
 // capCow bounds a store's new size by the largest useful one.

@@ -28,7 +28,10 @@ func ParsePVRanges(arg string) ([]PVRange, error) {
 	for _, text := range strings.Split(suffix[1:], ":") {
 		r, err := parseRange(text)
 		if err != nil {
-			return nil, errs.E(errs.Usage, "Physical extent parsing error at %s", text)
+			return nil, errs.E(errs.Usage, "Physical extent parsing error at %s.", text)
+		}
+		if r.End < r.Start {
+			return nil, errs.E(errs.Usage, "PE range error: start extent %d to end extent %d.", r.Start, r.End)
 		}
 		r.PV = pv
 		ranges = append(ranges, r)
@@ -66,9 +69,6 @@ func parseRange(text string) (r PVRange, err error) {
 		r.End = number(end, endOfPV)
 	} else if start != "" {
 		r.End = r.Start
-	}
-	if err == nil && r.End < r.Start {
-		err = errs.E(errs.Usage, "range ends before it starts")
 	}
 	return r, err
 }

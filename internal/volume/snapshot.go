@@ -43,12 +43,16 @@ func (g *Group) CreateSnapshot(spec SnapshotSpec, s Stamp) (*Change, error) {
 	}
 	next := g.Clone()
 	c := &Change{Group: next, LVs: []string{spec.Name}}
-	need, err := next.cowExtents(spec, origin.Extents(), c)
+	maps, err := next.freeMaps(spec.PVs, c)
+	if err != nil {
+		return nil, err
+	}
+	need, err := next.cowExtents(spec, origin.Extents(), maps, c)
 	if err != nil {
 		return nil, err
 	}
 	cow := newLV(spec.Name, spec.Tags, spec.ReadOnly, s)
-	if err := next.growNew(cow, need, spec.Size, spec.PVs); err != nil {
+	if err := next.growNew(cow, need, spec.Size, maps); err != nil {
 		return nil, err
 	}
 	holder := newLV(next.nextSnapshotName(), nil, false, s)
@@ -81,7 +85,7 @@ func (g *Group) checkOrigin(name string) (*LV, error) {
 }
 
 // cowExtents returns the size of a new COW store.
-func (g *Group) cowExtents(spec SnapshotSpec, origin Extents, c *Change) (Extents, error) {
+func (g *Group) cowExtents(spec SnapshotSpec, origin Extents, maps []pvMap, c *Change) (Extents, error) {
 	limit := g.ExtentsFor(CowMax(g.ExtentBytes(origin), spec.ChunkSize))
 	least := g.ExtentsFor(minChunks * spec.ChunkSize.Bytes())
 	var n Extents
@@ -95,7 +99,7 @@ func (g *Group) cowExtents(spec SnapshotSpec, origin Extents, c *Change) (Extent
 		n = g.ExtentsFor(CowMax(g.ExtentBytes(min(part, MaxExtents)), spec.ChunkSize))
 	default:
 		var err error
-		if n, err = g.newExtents(spec.Size, spec.PVs, c); err != nil {
+		if n, err = g.newExtents(spec.Size, maps, spec.PVs != nil, c); err != nil {
 			return 0, err
 		}
 	}
@@ -104,7 +108,7 @@ func (g *Group) cowExtents(spec SnapshotSpec, origin Extents, c *Change) (Extent
 		n = limit
 	}
 	if n < least {
-		return 0, errs.E(errs.Usage, "Snapshot volume cannot be smaller than %d chunks (%d extents, %s).",
+		return 0, errs.E(errs.Conflict, "Snapshot volume cannot be smaller than %d chunks (%d extents, %s).",
 			minChunks, least, LongSize(minChunks*spec.ChunkSize.Bytes()))
 	}
 	return n, nil
