@@ -1,0 +1,259 @@
+package engine
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"cowl/internal/block"
+	"cowl/internal/block/filter/trace"
+	"cowl/internal/volume"
+)
+
+// traced returns an active group on two devices whose changes are written
+// down, with the volumes a and b on the first.
+func traced(t *testing.T) (*Group, *trace.Log) {
+	t.Helper()
+	below := memory(2, 4*mib)
+	found(t, below)
+	log := new(trace.Log)
+	g := mustOpen(t, []block.Device{log.Wrap("pv0", below[0]), log.Wrap("pv1", below[1])})
+	must(t)(g.Activate(ctx))
+	must(t)(g.CreateLV(ctx, lv("a", 2, "pv0")))
+	must(t)(g.CreateLV(ctx, lv("b", 2, "pv0")))
+	log.Take()
+	return g, log
+}
+
+var place = regexp.MustCompile(`(\d+)\+(\d+)`)
+
+// legible names the places on a PV: the slots of the metadata area, its
+// texts, and the volumes' extents in chunks of 4 KiB.
+func legible(ops string) string {
+	return place.ReplaceAllStringFunc(ops, func(s string) string {
+		m := place.FindStringSubmatch(s)
+		off, _ := strconv.Atoi(m[1])
+		n, _ := strconv.Atoi(m[2])
+		switch {
+		case off == 4096 && n == 512:
+			return "slots"
+		case off < mib:
+			return "text"
+		}
+		return fmt.Sprintf("extent %d chunk %d+%d", (off-mib)/extent, (off-mib)%extent/4096, n/4096)
+	})
+}
+
+// wantTrace compares what was done with a list that may carry remarks.
+func wantTrace(t *testing.T, log *trace.Log, want string) {
+	t.Helper()
+	var lines []string
+	for line := range strings.Lines(want) {
+		op, _, _ := strings.Cut(line, "//")
+		if op = strings.TrimSpace(op); op != "" {
+			lines = append(lines, op)
+		}
+	}
+	got := strings.TrimSpace(legible(log.Take()))
+	if want := strings.Join(lines, "\n"); got != want {
+		t.Errorf("the order of operations is\n%s\nwant\n%s", got, want)
+	}
+}
+
+// What a power cut leaves behind depends on these orders. A change here is a
+// change of that.
+func TestTraceOfSnapshotCreation(t *testing.T) {
+	g, log := traced(t)
+	a, b := opened(t, g, "a"), opened(t, g, "b")
+	write(t, a, 0, 1, 4096)
+	write(t, b, 0, 1, 4096)
+	log.Note("two snapshots at one instant")
+	must(t)(g.CreateSnapshots(ctx, []volume.SnapshotSpec{snapOf("a", "sa", 2, "pv1"), snapOf("b", "sb", 2, "pv1")}))
+	log.Note("the first write behind it")
+	write(t, a, 0, 2, 4096)
+	wantTrace(t, log, `
+		write pv0 extent 0 chunk 0+1
+		write pv0 extent 2 chunk 0+1
+		two snapshots at one instant
+		zero pv1 extent 0 chunk 1+1   // sa: area 0
+		flush pv1
+		write pv1 extent 0 chunk 0+1  // its header
+		flush pv1
+		zero pv1 extent 2 chunk 1+1   // sb
+		flush pv1
+		write pv1 extent 2 chunk 0+1
+		flush pv1
+		write pv0 text                // precommit
+		write pv1 text
+		flush pv0
+		flush pv1
+		write pv0 slots
+		write pv1 slots
+		flush pv0
+		flush pv1
+		flush pv0                     // a and b are suspended: what they hold
+		flush pv0
+		write pv0 slots               // commit
+		write pv1 slots
+		flush pv0
+		flush pv1
+		the first write behind it
+		write pv1 extent 0 chunk 2+1  // the old chunk
+		flush pv1
+		write pv1 extent 0 chunk 1+1  // its exception
+		flush pv1
+		write pv0 extent 0 chunk 0+1
+	`)
+}
+
+func TestTraceOfCreationAndRemoval(t *testing.T) {
+	g, log := traced(t)
+	log.Note("lvcreate")
+	must(t)(g.CreateLV(ctx, lv("c", 2, "pv1")))
+	wantTrace(t, log, `
+		lvcreate
+		zero pv1 extent 0 chunk 0+1
+		flush pv1
+		write pv0 text
+		write pv1 text
+		flush pv0
+		flush pv1
+		write pv0 slots
+		write pv1 slots
+		flush pv0
+		flush pv1
+		write pv0 slots
+		write pv1 slots
+		flush pv0
+		flush pv1
+	`)
+	must(t)(g.CreateSnapshots(ctx, []volume.SnapshotSpec{snapOf("a", "sa", 2, "pv1")}))
+	log.Take()
+	log.Note("lvremove")
+	must(t)(g.RemoveLVs(ctx, []string{"sa"}))
+	log.Note("the first write behind it")
+	write(t, opened(t, g, "a"), 0, 2, 4096)
+	wantTrace(t, log, `
+		lvremove
+		write pv0 text
+		write pv1 text
+		flush pv0
+		flush pv1
+		write pv0 slots
+		write pv1 slots
+		flush pv0
+		flush pv1
+		write pv0 slots
+		write pv1 slots
+		flush pv0
+		flush pv1
+		the first write behind it
+		write pv0 extent 0 chunk 0+1
+	`)
+}
+
+func TestTraceOfMerge(t *testing.T) {
+	g, log := traced(t)
+	must(t)(g.CreateSnapshots(ctx, []volume.SnapshotSpec{snapOf("a", "sa", 2, "pv1")}))
+	a, err := g.Open(ctx, "a", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, a, 0, 2, 4096)
+	closeDev(t, a)
+	log.Take()
+	must(t)(g.Merge(ctx, "sa"))
+	gone(t, g, "sa")
+	wantTrace(t, log, `
+		write pv0 text                // merging_store
+		write pv1 text
+		flush pv0
+		flush pv1
+		write pv0 slots
+		write pv1 slots
+		flush pv0
+		flush pv1
+		write pv0 slots
+		write pv1 slots
+		flush pv0
+		flush pv1
+		write pv0 extent 0 chunk 0+1  // the old chunk comes back
+		flush pv0
+		write pv1 extent 0 chunk 1+1  // and its exception goes
+		flush pv1
+		write pv0 text                // the snapshot is removed
+		write pv1 text
+		flush pv0
+		flush pv1
+		write pv0 slots
+		write pv1 slots
+		flush pv0
+		flush pv1
+		write pv0 slots
+		write pv1 slots
+		flush pv0
+		flush pv1
+	`)
+}
+
+// during is a device that tells of writes to the slots of its metadata area.
+type during struct {
+	block.Device
+	slots func()
+}
+
+func (d during) WriteAt(p []byte, off int64) (int, error) {
+	if off == 4096 && d.slots != nil {
+		d.slots()
+	}
+	return d.Device.WriteAt(p, off)
+}
+
+// A write that slipped through while the commit is under way would be missing
+// from the snapshot, or be in it on one origin and not on the other.
+func TestOriginsAreSuspendedOverTheCommit(t *testing.T) {
+	below := memory(1, 4*mib)
+	found(t, below)
+	var slots func()
+	g := mustOpen(t, []block.Device{during{below[0], func() {
+		if slots != nil {
+			slots()
+		}
+	}}})
+	must(t)(g.Activate(ctx))
+	must(t)(g.CreateLV(ctx, lv("a", 2, "")))
+	must(t)(g.CreateLV(ctx, lv("b", 2, "")))
+	a, b := opened(t, g, "a"), opened(t, g, "b")
+	write(t, a, 0, 1, 4096)
+	write(t, b, 0, 1, 4096)
+	writes, seen := 0, false
+	doneA, doneB := make(chan struct{}), make(chan struct{})
+	slots = func() {
+		if writes++; writes != 2 { // the first is the precommit
+			return
+		}
+		seen = true
+		go func() { write(t, a, 0, 2, 4096); close(doneA) }()
+		go func() { write(t, b, 0, 2, 4096); close(doneB) }()
+		stays(t, "a was written during the commit", doneA)
+		stays(t, "b was written during the commit", doneB)
+		if st := g.Status().LVs; !st["a"].Suspended || !st["b"].Suspended {
+			t.Errorf("status %+v", st)
+		}
+	}
+	must(t)(g.CreateSnapshots(ctx, []volume.SnapshotSpec{snapOf("a", "sa", 2, ""), snapOf("b", "sb", 2, "")}))
+	<-doneA
+	<-doneB
+	slots = nil
+	if !seen {
+		t.Fatal("no commit was seen")
+	}
+	expect(t, "sa", opened(t, g, "sa"), 0, 1, 4096)
+	expect(t, "sb", opened(t, g, "sb"), 0, 1, 4096)
+	expect(t, "a", a, 0, 2, 4096)
+	if g.Status().LVs["a"].Suspended {
+		t.Error("still suspended")
+	}
+}
