@@ -58,6 +58,11 @@ type Report struct {
 	Notes        []string `json:"notes,omitempty"`
 }
 
+// ErrInterrupted is in the error of a backup whose context was cancelled.
+// The context's own error is not, since a program that answers that with a
+// mere "interrupted" would not say what became of the snapshot.
+var ErrInterrupted = errors.New("interrupted")
+
 // job is one backup on its way.
 type job struct {
 	g      manager.Group
@@ -175,7 +180,7 @@ func (j *job) read(ctx context.Context) (left, err error) {
 	cow, checkErr := j.src.finalCheck(ctx)
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return nil, fmt.Errorf("backup of %s/%s interrupted: %w", j.src.vg.Name, j.src.lv.Name, context.Cause(ctx))
+		return nil, fmt.Errorf("backup of %s/%s %w (%v): no image is kept", j.src.vg.Name, j.src.lv.Name, ErrInterrupted, context.Cause(ctx))
 	case checkErr != nil && (err == nil || errs.Is(checkErr, errs.NoSpace)):
 		return nil, checkErr
 	case err != nil:
