@@ -15,7 +15,7 @@ package config
 const (
 	MaxSize    = 16 << 20 // bytes of text
 	MaxDepth   = 32       // sections within sections
-	MaxEntries = 1 << 20  // entries and array elements together, which bounds memory
+	MaxEntries = 1 << 19  // entries and array elements together, which bounds memory
 )
 
 // Node is one entry of a section: an assignment, or a section of its own.

@@ -29,12 +29,18 @@ type encoder struct {
 // section writes the entries of one section, and what is carried between them.
 type section struct {
 	*encoder
-	carried carried
 	extra   []config.Node
+	carried map[string][]int // indexes into extra by the key before, nil once written
 }
 
 func (e *encoder) section(extra []config.Node) *section {
-	s := &section{encoder: e, carried: carry(extra), extra: extra}
+	s := &section{encoder: e, extra: extra}
+	if len(extra) > 0 {
+		s.carried = map[string][]int{}
+		for i := range extra {
+			s.carried[extra[i].After] = append(s.carried[extra[i].After], i)
+		}
+	}
 	s.end("")
 	return s
 }
@@ -42,30 +48,38 @@ func (e *encoder) section(extra []config.Node) *section {
 // end follows every place where a known entry stands, or would if it were not
 // left out, with what is carried behind it.
 func (s *section) end(key string) {
-	nodes := s.carried[key]
-	if nodes == nil {
+	for _, i := range s.carried[key] {
+		s.w.Node(s.extra[i])
+	}
+	delete(s.carried, key)
+}
+
+// endBlank is end where the section's layout has an empty line. It goes in front
+// of what is carried if there was one, and otherwise behind.
+func (s *section) endBlank(key string) {
+	carried := s.carried[key]
+	if len(carried) == 0 || !s.extra[carried[0]].Blank {
+		s.end(key)
+		s.w.Blank()
 		return
 	}
-	if blankFollows(key) {
-		nodes = slices.Clone(nodes)
-		nodes[0].Blank = false
-	}
-	s.w.Nodes(nodes)
-	delete(s.carried, key)
+	s.end(key)
 }
 
 // rest writes what is carried behind entries that no longer exist.
 func (s *section) rest() {
-	for _, n := range s.extra {
-		if _, left := s.carried[n.After]; left {
-			s.w.Node(n)
+	if len(s.carried) == 0 {
+		return
+	}
+	for i := range s.extra {
+		if _, left := s.carried[s.extra[i].After]; left {
+			s.w.Node(s.extra[i])
 		}
 	}
 }
 
 func (s *section) noted(key string, v config.Value, remark string) {
-	s.w.AssignNoted(key, v, remark)
-	s.end(key)
+	s.notedIf(true, key, v, remark)
 }
 
 func (s *section) number(key string, n uint64) {
@@ -78,7 +92,11 @@ func (s *section) sectors(key string, n volume.Sectors) {
 
 // extents writes a number of extents with the size that they are.
 func (s *section) extents(key string, n volume.Extents) {
-	s.noted(key, config.IntValue(int64(n)), sizeInWords(float64(n)*float64(s.extentSize)))
+	s.noted(key, config.IntValue(int64(n)), s.extentsInWords(n))
+}
+
+func (e *encoder) extentsInWords(n volume.Extents) string {
+	return sizeInWords(float64(n) * float64(e.extentSize))
 }
 
 func (s *section) text(key, value string) {
@@ -143,14 +161,12 @@ func (e *encoder) group(vg *volume.Group) {
 	}
 	s.textUnlessEmpty("allocation_policy", vg.Allocation)
 	s.textUnlessEmpty("profile", vg.Profile)
-	s.number("metadata_copies", vg.MetadataCopies)
-	e.w.Blank()
+	e.w.Assign("metadata_copies", config.IntValue(int64(vg.MetadataCopies)))
+	s.endBlank("metadata_copies")
 	e.physicalVolumes(vg)
-	e.w.Blank()
-	s.end("physical_volumes")
+	s.endBlank("physical_volumes")
 	e.logicalVolumes(vg)
-	e.w.Blank()
-	s.end("logical_volumes")
+	s.endBlank("logical_volumes")
 	s.rest()
 	e.w.Close()
 }
@@ -168,8 +184,8 @@ func (e *encoder) physicalVolume(pv *volume.PV) {
 	e.w.Open(pv.Key)
 	s := e.section(pv.Extra)
 	s.text("id", pv.ID.String())
-	s.noted("device", config.StringValue(pv.Device), "Hint only")
-	e.w.Blank()
+	e.w.AssignNoted("device", config.StringValue(pv.Device), "Hint only")
+	s.endBlank("device")
 	s.textUnlessEmpty("device_id_type", pv.DeviceIDType)
 	s.textUnlessEmpty("device_id", pv.DeviceID)
 	s.words("status", pv.Status)
@@ -217,8 +233,8 @@ func (e *encoder) logicalVolume(lv *volume.LV) {
 	s.optional("read_ahead", lv.ReadAhead, readAhead)
 	s.optional("major", lv.Major, "")
 	s.optional("minor", lv.Minor, "")
-	s.number("segment_count", uint64(len(lv.Segments)))
-	e.w.Blank()
+	e.w.Assign("segment_count", config.IntValue(int64(len(lv.Segments))))
+	s.endBlank("segment_count")
 	for i := range lv.Segments {
 		e.segment(segmentKey(i), &lv.Segments[i])
 		s.end(segmentKey(i))
@@ -232,8 +248,8 @@ func (e *encoder) segment(key string, seg *volume.Segment) {
 	e.w.Open(key)
 	s := e.section(seg.Extra)
 	s.number("start_extent", uint64(seg.Start))
-	s.extents("extent_count", seg.Count)
-	e.w.Blank()
+	e.w.AssignNoted("extent_count", config.IntValue(int64(seg.Count)), e.extentsInWords(seg.Count))
+	s.endBlank("extent_count")
 	s.text("type", string(seg.Type))
 	s.wordsUnlessEmpty("tags", seg.Tags)
 	switch seg.Type {
@@ -252,8 +268,10 @@ func (s *section) striped(seg *volume.Segment) {
 		remark = "linear"
 	}
 	s.noted("stripe_count", config.IntValue(int64(len(seg.Stripes))), remark)
-	s.notedIf(len(seg.Stripes) > 1, "stripe_size", config.IntValue(int64(seg.StripeSize)), sizeInWords(float64(seg.StripeSize)))
-	s.w.Blank()
+	if len(seg.Stripes) > 1 {
+		s.w.AssignNoted("stripe_size", config.IntValue(int64(seg.StripeSize)), sizeInWords(float64(seg.StripeSize)))
+	}
+	s.endBlank("stripe_size")
 	v := config.Value{Kind: config.Array, PerLine: 2}
 	for _, a := range seg.Stripes {
 		v.Array = append(v.Array, config.StringValue(a.PV), config.IntValue(int64(a.Start)))
@@ -282,10 +300,10 @@ func (e *encoder) trailer(vg *volume.Group) {
 	e.w.Comment(program)
 	e.w.Blank()
 	s.text("contents", contents)
-	s.number("version", textVersion)
-	e.w.Blank()
-	s.text("description", vg.Description)
-	e.w.Blank()
+	e.w.Assign("version", config.IntValue(textVersion))
+	s.endBlank("version")
+	e.w.Assign("description", config.StringValue(vg.Description))
+	s.endBlank("description")
 	e.w.AssignRemarked("creation_host", config.StringValue(vg.CreationHost), oneLine(vg.HostNote))
 	s.end("creation_host")
 	e.w.AssignRemarked("creation_time", config.IntValue(vg.CreationTime), oneLine(vg.TimeNote))

@@ -20,7 +20,7 @@ import (
 //	snaps       snapshots, merging  exported    EXPORTED
 //	devices     device ids, bootloader areas, made by commands alone
 //	thin, raid, mirror, cache, writecache, vdo, history: what cowl only carries
-func goldens(t *testing.T, dir string) map[string][]byte {
+func goldens(t testing.TB, dir string) map[string][]byte {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join("testdata", dir, "*"))
 	if err != nil || len(paths) == 0 {

@@ -16,7 +16,6 @@ import (
 	"strings"
 	"time"
 
-	"cowl/internal/format/config"
 	"cowl/internal/volume"
 )
 
@@ -71,12 +70,6 @@ func hidesWrite(vg *volume.Group) bool {
 	return vg.SystemID != "" || vg.LockType != "" && vg.LockType != "none"
 }
 
-// blankFollows reports where the group's own layout has an empty line after an
-// entry, so that one before a carried entry would be the second.
-func blankFollows(key string) bool {
-	return key == "physical_volumes" || key == "logical_volumes"
-}
-
 // oneLine makes a remark fit for the line it stands on.
 func oneLine(s string) string {
 	return strings.TrimSpace(strings.TrimLeft(strings.Map(func(r rune) rune {
@@ -85,18 +78,4 @@ func oneLine(s string) string {
 		}
 		return r
 	}, s), "#"))
-}
-
-// carried is what cowl does not know of a section, by the entry before it.
-type carried map[string][]config.Node
-
-func carry(extra []config.Node) carried {
-	if len(extra) == 0 {
-		return nil
-	}
-	c := carried{}
-	for _, n := range extra {
-		c[n.After] = append(c[n.After], n)
-	}
-	return c
 }
