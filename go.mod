@@ -10,4 +10,7 @@ require (
 	golang.org/x/tools v0.32.0
 )
 
-require github.com/inconshreveable/mousetrap v1.1.0 // indirect
+require (
+	github.com/hanwen/go-fuse/v2 v2.12.1
+	github.com/inconshreveable/mousetrap v1.1.0 // indirect
+)
