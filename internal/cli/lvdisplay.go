@@ -33,6 +33,9 @@ func showVolumes(p *display.Printer, data *fields.Data, o *displayFlags) error {
 	}
 	for _, g := range data.Groups {
 		for _, lv := range g.Volumes(o.all) {
+			if !o.all && !g.Visible(lv) {
+				continue // not even when it is named
+			}
 			if err := one(g, lv); err != nil {
 				return err
 			}

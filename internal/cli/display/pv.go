@@ -13,6 +13,7 @@ func (p *Printer) PV(pv *fields.PV) error {
 		return p.newPV(pv)
 	}
 	b := p.block(22)
+	b.exported(pv)
 	meta, group := pv.Meta, pv.Group.Meta
 	b.text("  --- Physical volume ---")
 	b.field("PV Name", "%s", pv.Path)
@@ -35,6 +36,13 @@ func (p *Printer) PV(pv *fields.PV) error {
 		b.text("   ")
 	}
 	return b.w.Flush()
+}
+
+// exported says so if the PV's group is.
+func (b *block) exported(pv *fields.PV) {
+	if pv.Group.Exported() {
+		b.text("  Physical volume \"%s\" of volume group \"%s\" is exported", pv.Path, pv.Group.Meta.Name)
+	}
 }
 
 // unusable returns the bytes that are neither extents nor metadata.
@@ -96,33 +104,47 @@ func (p *Printer) runs(b *block, pv *fields.PV) {
 
 // PVShort writes pvdisplay -s's line.
 func (p *Printer) PVShort(pv *fields.PV) error {
-	_, err := fmt.Fprintf(p.Out, "  Device \"%s\" has a capacity of %s\n", pv.Path, p.size(pv.Free()))
+	capacity := pv.LabelSize
+	if pv.Meta != nil {
+		capacity = pv.Free()
+	}
+	_, err := fmt.Fprintf(p.Out, "  Device \"%s\" has a capacity of %s\n", pv.Path, p.size(capacity))
 	return err
 }
 
 // PVColon writes pvdisplay -c's line. The extent size is in KiB.
 func (p *Printer) PVColon(pv *fields.PV) error {
-	const allocatableBit, missingBit = 8, 0x800000
-	group, status, canAllocate := "", 0, 0
-	var extentKiB int64
-	var total, free volume.Extents
-	sectors := volume.Sectors(pv.LabelSize >> 9)
+	b := p.block(0)
 	if pv.Meta == nil {
-		if _, err := fmt.Fprintf(p.Out, "  %s\n", p.isNew(pv)); err != nil {
-			return err
-		}
-	} else {
-		m := pv.Group.Meta
-		group, extentKiB = m.Name, m.ExtentSize.Bytes()>>10
-		total, free, sectors = pv.Meta.PECount, m.PVFree(pv.Meta), pv.Meta.DevSize
-		if pv.Allocatable() {
-			status, canAllocate = allocatableBit, allocatableBit
-		}
-		if pv.Missing {
-			status |= missingBit
-		}
+		b.text("  %s", p.isNew(pv))
+		b.text("  %s::%d:-1:0:0:-1:0:0:0:0:%s", pv.Path, pv.LabelSize>>9, pv.ID)
+		return b.w.Flush()
 	}
-	_, err := fmt.Fprintf(p.Out, "  %s:%s:%d:-1:%d:%d:-1:%d:%d:%d:%d:%s\n",
-		pv.Path, group, sectors, status, canAllocate, extentKiB, total, free, total-free, pv.ID)
-	return err
+	b.exported(pv)
+	m := pv.Group.Meta
+	total, free := pv.Meta.PECount, m.PVFree(pv.Meta)
+	b.text("  %s:%s:%d:-1:%d:%d:-1:%d:%d:%d:%d:%s", pv.Path, m.Name, pv.Meta.DevSize,
+		pvBits(pv), pvBits(pv)&allocatableBit, m.ExtentSize.Bytes()>>10, total, free, total-free, pv.ID)
+	return b.w.Flush()
+}
+
+// LVM2's numbers for a PV's status.
+const (
+	exportedBit    = 2
+	allocatableBit = 8
+	missingBit     = 0x800000
+)
+
+func pvBits(pv *fields.PV) int {
+	bits := 0
+	if pv.Allocatable() {
+		bits |= allocatableBit
+	}
+	if pv.Group.Exported() {
+		bits |= exportedBit
+	}
+	if pv.Missing {
+		bits |= missingBit
+	}
+	return bits
 }

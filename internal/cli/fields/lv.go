@@ -89,7 +89,7 @@ func lvFields() []*field {
 // flag makes a field of volumes that is set or not.
 func flag(name, heading string, width int, word, help string, set func(Row) bool) *field {
 	return &field{Name: name, Heading: heading, Width: width, Kind: report.Number, Flag: word, Help: help,
-		Get: onLV(undefined, func(r Row) report.Value { return report.Flag(set(r)) })}
+		Get: onLV(report.Flag(false), func(r Row) report.Value { return report.Flag(set(r)) })}
 }
 
 func neverSet(Row) bool { return false }

@@ -176,38 +176,39 @@ func (pv *PV) countMDAs() (all, used int) {
 	return len(pv.MDAs), used
 }
 
-// mdaFree returns the bytes that the fullest metadata area has left for one
-// text, in whole sectors: half of the area, less its header's share.
-func (pv *PV) mdaFree() int64 {
-	free := int64(-1)
-	for _, m := range pv.MDAs {
-		room := max(0, (m.Size-512)/2-512-m.TextSize) &^ 511
-		if free < 0 || room < free {
-			free = room
-		}
+// free returns how many bytes a text could still grow in a metadata area, in
+// whole sectors: half of the area, less its header's share and the present
+// text. An area that is ignored takes none.
+func free(m manager.MDAStatus) int64 {
+	if m.Ignored {
+		return 0
 	}
-	return max(0, free)
+	return max(0, (m.Size-512)/2-512-m.TextSize) &^ 511
 }
 
-// mdaSize returns the size of the smallest metadata area in bytes.
-func (pv *PV) mdaSize() int64 {
-	size := int64(0)
-	for i, m := range pv.MDAs {
-		if i == 0 || m.Size < size {
-			size = m.Size
-		}
+func size(m manager.MDAStatus) int64 { return m.Size }
+
+// least returns the smallest value among metadata areas, 0 if there are none.
+func least(mdas []manager.MDAStatus, of func(manager.MDAStatus) int64) int64 {
+	if len(mdas) == 0 {
+		return 0
 	}
-	return size
+	n := of(mdas[0])
+	for _, m := range mdas[1:] {
+		n = min(n, of(m))
+	}
+	return n
 }
 
-// smallest returns the least value among the group's PVs that have metadata
-// areas, 0 without any.
-func (g *Group) smallest(of func(*PV) int64) int64 {
-	least := int64(-1)
+// usedMDAs returns the metadata areas of the group's PVs that are in use.
+func (g *Group) usedMDAs() []manager.MDAStatus {
+	var used []manager.MDAStatus
 	for _, pv := range g.PVs {
-		if n := of(pv); len(pv.MDAs) > 0 && (least < 0 || n < least) {
-			least = n
+		for _, m := range pv.MDAs {
+			if !m.Ignored {
+				used = append(used, m)
+			}
 		}
 	}
-	return max(0, least)
+	return used
 }

@@ -19,8 +19,8 @@ func labelFields() []*field {
 		{Name: "pv_name", Heading: "PV", Width: 10, Help: "Path.", Get: func(r Row) report.Value { return report.Str(r.PV.Path) }},
 		{Name: "pv_major", Heading: "Maj", Help: "Major number of the device, 0 for a file.", Get: func(r Row) report.Value { return report.Str(strconv.Itoa(int(r.PV.Major))) }},
 		{Name: "pv_minor", Heading: "Min", Help: "Minor number of the device, 0 for a file.", Get: func(r Row) report.Value { return report.Str(strconv.Itoa(int(r.PV.Minor))) }},
-		{Name: "pv_mda_free", Heading: "PMdaFree", Width: 9, Kind: report.Size, Help: "Room that is left in the fullest metadata area.", Get: func(r Row) report.Value { return r.size(r.PV.mdaFree()) }},
-		{Name: "pv_mda_size", Heading: "PMdaSize", Width: 9, Kind: report.Size, Help: "Size of the smallest metadata area.", Get: func(r Row) report.Value { return r.size(r.PV.mdaSize()) }},
+		{Name: "pv_mda_free", Heading: "PMdaFree", Width: 9, Kind: report.Size, Help: "Room that is left in the fullest metadata area.", Get: func(r Row) report.Value { return r.size(least(r.PV.MDAs, free)) }},
+		{Name: "pv_mda_size", Heading: "PMdaSize", Width: 9, Kind: report.Size, Help: "Size of the smallest metadata area.", Get: func(r Row) report.Value { return r.size(least(r.PV.MDAs, size)) }},
 		{Name: "pv_ext_vsn", Heading: "PExtVsn", Kind: report.Number, Help: "Version of the label's extension.", Get: func(r Row) report.Value {
 			if !r.PV.Labelled || r.PV.Missing {
 				return undefined
@@ -40,17 +40,17 @@ func pvFields() []*field {
 		return &field{Name: name, Heading: heading, Width: width, Kind: report.Number, Help: help,
 			Get: func(r Row) report.Value { return report.Int(get(r.PV)) }}
 	}
-	size := func(name, heading string, help string, get func(*PV) int64) *field {
+	bytes := func(name, heading string, help string, get func(*PV) int64) *field {
 		return &field{Name: name, Heading: heading, Kind: report.Size, Help: help,
 			Get: func(r Row) report.Value { return r.size(get(r.PV)) }}
 	}
-	start := size("pe_start", "1st PE", "Where the first extent begins.", func(pv *PV) int64 { return pv.PEStart.Bytes() })
+	start := bytes("pe_start", "1st PE", "Where the first extent begins.", func(pv *PV) int64 { return pv.PEStart.Bytes() })
 	start.Width, start.Kind = 7, report.Number
 	return []*field{
 		start,
-		size("pv_size", "PSize", "Size of its extents, or of the device.", (*PV).Size),
-		size("pv_free", "PFree", "Size of the free extents.", (*PV).Free),
-		size("pv_used", "Used", "Size of the allocated extents.", func(pv *PV) int64 { return pv.extents(pv.usedExtents()) }),
+		bytes("pv_size", "PSize", "Size of its extents, or of the device.", (*PV).Size),
+		bytes("pv_free", "PFree", "Size of the free extents.", (*PV).Free),
+		bytes("pv_used", "Used", "Size of the allocated extents.", func(pv *PV) int64 { return pv.extents(pv.usedExtents()) }),
 		{Name: "pv_attr", Heading: "Attr", Width: 3, Help: "Attributes: a allocatable or u used, x exported, m missing.", Get: func(r Row) report.Value { return report.Str(r.PV.attr()) }},
 		flag("pv_allocatable", "Allocatable", 0, "allocatable", "Set if extents may be taken from it.", (*PV).Allocatable),
 		flag("pv_exported", "Exported", 10, "exported", "Set if its group is exported.", (*PV).exported),
@@ -65,8 +65,8 @@ func pvFields() []*field {
 		}},
 		count("pv_mda_count", "#PMda", 0, "Number of metadata areas.", func(pv *PV) int { all, _ := pv.countMDAs(); return all }),
 		count("pv_mda_used_count", "#PMdaUse", 0, "Number of metadata areas in use.", func(pv *PV) int { _, used := pv.countMDAs(); return used }),
-		size("pv_ba_start", "BA Start", "Where the bootloader area begins.", func(pv *PV) int64 { return pv.BAStart.Bytes() }),
-		size("pv_ba_size", "BA Size", "Size of the bootloader area.", func(pv *PV) int64 { return pv.BASize.Bytes() }),
+		bytes("pv_ba_start", "BA Start", "Where the bootloader area begins.", func(pv *PV) int64 { return pv.BAStart.Bytes() }),
+		bytes("pv_ba_size", "BA Size", "Size of the bootloader area.", func(pv *PV) int64 { return pv.BASize.Bytes() }),
 		flag("pv_in_use", "PInUse", 0, "used", "Set if a group uses it.", func(pv *PV) bool { return pv.Meta != nil || pv.InUse }),
 		flag("pv_duplicate", "Duplicate", 0, "duplicate", "Never set: duplicates are refused.", func(*PV) bool { return false }),
 		{Name: "pv_device_id", Heading: "DeviceID", Help: "How LVM2's devices file finds it.", Get: onMeta(func(pv *volume.PV) string { return pv.DeviceID })},

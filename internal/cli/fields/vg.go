@@ -13,13 +13,13 @@ func vgFields() []*field {
 	}
 	flag := func(name, heading string, width int, word, help string, set func(*Group) bool) *field {
 		return &field{Name: name, Heading: heading, Width: width, Kind: report.Number, Flag: word, Help: help,
-			Get: onVG(undefined, func(r Row) report.Value { return report.Flag(set(r.Group)) })}
+			Get: onVG(report.Flag(false), func(r Row) report.Value { return report.Flag(set(r.Group)) })}
 	}
 	count := func(name, heading, help string, get func(*Group) int) *field {
 		return &field{Name: name, Heading: heading, Kind: report.Number, Help: help,
 			Get: onVG(zero, func(r Row) report.Value { return report.Int(get(r.Group)) })}
 	}
-	size := func(name, heading string, width int, help string, get func(*Group) int64) *field {
+	bytes := func(name, heading string, width int, help string, get func(*Group) int64) *field {
 		return &field{Name: name, Heading: heading, Width: width, Kind: report.Size, Help: help,
 			Get: onSizeOfVG(func(r Row) report.Value { return r.size(get(r.Group)) })}
 	}
@@ -37,13 +37,13 @@ func vgFields() []*field {
 		text("vg_allocation_policy", "AllocPol", 10, "Allocation policy.", func(g *Group) string { return orElse(g.Meta.Allocation, "normal") }),
 		flag("vg_clustered", "Clustered", 10, "clustered", "Set if it is clustered.", func(g *Group) bool { return g.Meta.Has("CLUSTERED") }),
 		flag("vg_shared", "Shared", 7, "shared", "Set if hosts share it by locks.", (*Group).shared),
-		size("vg_size", "VSize", 0, "Size of its extents.", func(g *Group) int64 { return g.Meta.ExtentBytes(g.Meta.Size()) }),
-		size("vg_free", "VFree", 0, "Size of the free extents.", func(g *Group) int64 { return g.Meta.ExtentBytes(g.Meta.Free()) }),
+		bytes("vg_size", "VSize", 0, "Size of its extents.", func(g *Group) int64 { return g.Meta.ExtentBytes(g.Meta.Size()) }),
+		bytes("vg_free", "VFree", 0, "Size of the free extents.", func(g *Group) int64 { return g.Meta.ExtentBytes(g.Meta.Free()) }),
 		text("vg_sysid", "SYS ID", 0, "Host that owns it.", func(g *Group) string { return g.Meta.SystemID }),
 		text("vg_systemid", "System ID", 0, "The same.", func(g *Group) string { return g.Meta.SystemID }),
 		text("vg_lock_type", "LockType", 0, "How hosts lock it.", func(g *Group) string { return g.Meta.LockType }),
 		absent("vg_lock_args", "VLockArgs", 0, report.String),
-		size("vg_extent_size", "Ext", 0, "Size of an extent.", func(g *Group) int64 { return g.Meta.ExtentSize.Bytes() }),
+		bytes("vg_extent_size", "Ext", 0, "Size of an extent.", func(g *Group) int64 { return g.Meta.ExtentSize.Bytes() }),
 		count("vg_extent_count", "#Ext", "Number of extents.", func(g *Group) int { return int(g.Meta.Size()) }),
 		count("vg_free_count", "Free", "Number of free extents.", func(g *Group) int { return int(g.Meta.Free()) }),
 		count("max_lv", "MaxLV", "Most volumes that it may have, 0 for no limit.", func(g *Group) int { return int(g.Meta.MaxLV) }),
@@ -57,8 +57,8 @@ func vgFields() []*field {
 		text("vg_profile", "VProfile", 0, "Configuration profile of LVM2.", func(g *Group) string { return g.Meta.Profile }),
 		count("vg_mda_count", "#VMda", "Number of metadata areas.", func(g *Group) int { all, _ := g.MDAs(); return all }),
 		count("vg_mda_used_count", "#VMdaUse", "Number of metadata areas in use.", func(g *Group) int { _, used := g.MDAs(); return used }),
-		size("vg_mda_free", "VMdaFree", 9, "Room that is left in the fullest metadata area.", func(g *Group) int64 { return g.smallest((*PV).mdaFree) }),
-		size("vg_mda_size", "VMdaSize", 9, "Size of the smallest metadata area.", func(g *Group) int64 { return g.smallest((*PV).mdaSize) }),
+		bytes("vg_mda_free", "VMdaFree", 9, "Room that is left in the fullest metadata area.", func(g *Group) int64 { return least(g.usedMDAs(), free) }),
+		bytes("vg_mda_size", "VMdaSize", 9, "Size of the smallest metadata area.", func(g *Group) int64 { return least(g.usedMDAs(), size) }),
 		{Name: "vg_mda_copies", Heading: "#VMdaCps", Kind: report.Number, Undefined: []string{"unmanaged"}, Help: "Metadata areas that are to be used, or unmanaged.",
 			Get: onVG(undefined, func(r Row) report.Value {
 				if r.Group.Meta.MetadataCopies == 0 {
@@ -75,7 +75,7 @@ func vgName(r Row) report.Value {
 	switch {
 	case r.Group != nil:
 		return report.Str(r.Group.Meta.Name)
-	case r.PV != nil && r.PV.InUse:
+	case r.PV != nil && r.PV.InUse && r.Run == nil:
 		return report.Str(UnknownDevice)
 	}
 	return blank

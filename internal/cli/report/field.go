@@ -174,13 +174,19 @@ func (c *Catalog[R]) find(name, prefix string) *Field[R] {
 	return c.byName[normal(prefix+name)]
 }
 
-// group returns the fields that a name such as lv_all stands for.
+// group returns the fields that a name such as lv_all stands for, with or
+// without the prefix.
 func (c *Catalog[R]) group(name, prefix string) []*Field[R] {
-	var out []*Field[R]
-	for _, s := range c.sections {
-		if s.All != "" && (normal(name) == normal(s.All) || normal(prefix+name) == normal(s.All)) {
-			out = append(out, s.Fields...)
+	for _, full := range []string{name, prefix + name} {
+		var out []*Field[R]
+		for _, s := range c.sections {
+			if s.All != "" && normal(full) == normal(s.All) {
+				out = append(out, s.Fields...)
+			}
+		}
+		if out != nil {
+			return out
 		}
 	}
-	return out
+	return nil
 }
