@@ -81,7 +81,7 @@ func (g *fakeGroup) add(name string, dev block.Device) *fakeLV {
 	if got := g.vg.LVSize(g.vg.LV(name)).Bytes(); got != dev.Size() {
 		g.t.Fatalf("a volume of %d bytes over a device of %d", got, dev.Size())
 	}
-	o := snap.NewOrigin(dev)
+	o := snap.NewOrigin(dev, snap.OriginOptions{})
 	v := &fakeLV{dev: o, origin: o}
 	g.vols[name] = v
 	return v
@@ -127,6 +127,9 @@ func (g *fakeGroup) Status(ctx context.Context) (*manager.Status, error) {
 	defer g.mu.Unlock()
 	st := &manager.Status{Group: g.vg.Clone(), LVs: map[string]manager.LVStatus{}}
 	for name, v := range g.vols {
+		if v.origin != nil {
+			v.origin.Settle()
+		}
 		rt := manager.LVStatus{Opens: v.opens, File: v.file}
 		if v.store != nil {
 			u := v.store.Usage()

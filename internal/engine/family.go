@@ -131,7 +131,7 @@ func (g *Group) build(model *volume.Group, top *volume.LV) (*family, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &family{origin: snap.NewOrigin(data)}
+	f := &family{origin: snap.NewOrigin(data, snap.OriginOptions{Manual: g.opts.Manual})}
 	f.top = &vol{name: top.Name, family: f, base: data}
 	f.top.dev, f.top.readOnly = f.origin, top.ReadOnly()
 	for _, s := range model.SnapshotsOf(top) {

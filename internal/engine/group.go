@@ -25,6 +25,9 @@ type Options struct {
 	Random io.Reader // for UUIDs
 	Host   string    // for creation_host
 	Log    *slog.Logger
+
+	// Manual is snap.OriginOptions.Manual.
+	Manual bool
 }
 
 // Group is a volume group that this process owns. Its methods may be called in

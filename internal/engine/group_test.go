@@ -129,6 +129,9 @@ func TestOverflowedSnapshotReadsAsErrors(t *testing.T) {
 	must(t)(g.CreateSnapshots(ctx, []volume.SnapshotSpec{snapOf("base", "s", 1, "")}))
 	base, s := opened(t, g, "base"), opened(t, g, "s")
 	write(t, base, 0, 1, 4*extent) // succeeds, and is too much for the store
+	if err := base.Flush(); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := s.ReadAt(make([]byte, 512), 0); err == nil {
 		t.Error("an overflowed snapshot can be read")
 	}

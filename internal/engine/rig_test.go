@@ -149,7 +149,7 @@ func open[D block.Device](devs []D) (*Group, error) {
 			byID[pv.ID()] = pv.Dev
 		}
 	}
-	return Open(store, byID, Options{Now: clock, Random: seeded(f.Group.Seqno + 100), Host: "host"})
+	return Open(store, byID, Options{Now: clock, Random: seeded(f.Group.Seqno + 100), Host: "host", Manual: true})
 }
 
 // mustOpen closes the group at the end of the test.

@@ -1,6 +1,9 @@
 package engine
 
 import (
+	"maps"
+	"slices"
+
 	"cowl/internal/snap"
 	"cowl/internal/volume"
 )
@@ -29,8 +32,15 @@ type CowStatus struct {
 	Reason                     string // why it is invalid or failed, for people
 }
 
-// Status returns the state of this moment. It does not wait for changes.
+// Status returns the state of this moment. It does not wait for changes, but
+// for acknowledged writes to reach the snapshots, whose usage then counts them.
 func (g *Group) Status() *Status {
+	g.mu.Lock()
+	families := slices.Collect(maps.Values(g.families))
+	g.mu.Unlock()
+	for _, f := range families {
+		f.origin.Settle()
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	st := &Status{Model: g.model, LVs: make(map[string]LVStatus, len(g.volumes))}

@@ -71,8 +71,11 @@ func TestTraceOfSnapshotCreation(t *testing.T) {
 	write(t, b, 0, 1, 4096)
 	log.Note("two snapshots at one instant")
 	must(t)(g.CreateSnapshots(ctx, []volume.SnapshotSpec{snapOf("a", "sa", 2, "pv1"), snapOf("b", "sb", 2, "pv1")}))
-	log.Note("the first write behind it")
+	log.Note("the first write behind it, flushed")
 	write(t, a, 0, 2, 4096)
+	if err := a.Flush(); err != nil {
+		t.Fatal(err)
+	}
 	wantTrace(t, log, `
 		write pv0 extent 0 chunk 0+1
 		write pv0 extent 2 chunk 0+1
@@ -99,12 +102,13 @@ func TestTraceOfSnapshotCreation(t *testing.T) {
 		write pv1 slots
 		flush pv0
 		flush pv1
-		the first write behind it
+		the first write behind it, flushed
 		write pv1 extent 0 chunk 2+1  // the old chunk
 		flush pv1
 		write pv1 extent 0 chunk 1+1  // its exception
 		flush pv1
 		write pv0 extent 0 chunk 0+1
+		flush pv0
 	`)
 }
 
@@ -162,6 +166,9 @@ func TestTraceOfMerge(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, a, 0, 2, 4096)
+	if err := a.Flush(); err != nil {
+		t.Fatal(err)
+	}
 	closeDev(t, a)
 	log.Take()
 	must(t)(g.Merge(ctx, "sa"))

@@ -2,29 +2,49 @@ package snap
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
+
+	"cowl/internal/block"
 )
 
-// batchBytes bounds what one commit takes, and so the memory that old chunks
-// need, per chunk size in use.
-const batchBytes = 8 << 20
+// writebackDelay is how long a write may stay in memory before it is committed
+// without anyone asking for it.
+const writebackDelay = 100 * time.Millisecond
 
-// committer makes changes that need exceptions, in batches: while one commit
-// is under way, requests gather for the next. There is no goroutine of its
-// own: one of the waiting requests does the work for all.
+// committer makes the changes that need exceptions, in batches. Writes to the
+// origin are staged in memory and acknowledged, as a disk with a volatile
+// cache does; everything else waits for its commit.
+//
+// Whoever needs a commit does it, for everybody's requests. For what nobody
+// waits for there are goroutines that live while there is something to write;
+// Origin.Close waits for them.
 type committer struct {
-	origin *Origin
+	dev    block.Device // the origin's
+	manual bool         // no goroutines, see OriginOptions
 
-	mu      sync.Mutex
-	turn    sync.Cond  // the batch in progress has ended
-	pending []*request // guarded by mu
-	busy    bool       // guarded by mu
+	pages atomic.Int64 // in all generations; changed under mu
 
-	buf []byte // new chunks on their way; belongs to the commit in progress
+	mu     sync.Mutex
+	turn   sync.Cond     // a commit has ended
+	gens   []*generation // oldest first; only the last may be unsealed
+	snaps  []*Snapshot   // that new generations copy out for
+	seq    uint64        // of the next generation
+	busy   bool          // a commit is under way
+	timer  *time.Timer   // of the writeback
+	worker sync.WaitGroup
+	active bool  // a worker runs
+	err    error // of an acknowledged write; the next flush reports it
+	free   []*page
+
+	buf []byte // new chunks and pages on their way; belongs to who is busy
 }
 
-// request is a change to the origin (snap is nil) or to a snapshot.
+// request is a change that somebody waits for: to the origin (snap is nil) or
+// to a snapshot.
 type request struct {
 	snap *Snapshot
 	change
@@ -33,49 +53,116 @@ type request struct {
 	done   bool // guarded by committer.mu
 }
 
-func (c *committer) init(o *Origin) {
-	c.origin = o
+func (c *committer) init(dev block.Device, manual bool) {
+	c.dev, c.manual = dev, manual
 	c.turn.L = &c.mu
+	c.timer = time.AfterFunc(math.MaxInt64, c.writeback)
 }
 
-// pieces makes a change in pieces of bounded size, cut at multiples of
-// pieceBytes and so between two chunks wherever chunks are not larger. The
-// caller holds the origin's gate for reading.
-func (c *committer) pieces(n *Snapshot, ch change) error {
-	for off := ch.off; off < ch.end(); {
-		var reqs []*request
-		for total := int64(0); off < ch.end() && total < batchBytes; {
-			end := min(ch.end(), (off/pieceBytes+1)*pieceBytes)
-			reqs = append(reqs, &request{snap: n, change: ch.part(off, end)})
-			total += end - off
-			off = end
-		}
-		if err := c.do(reqs); err != nil {
-			return err
+// open returns the generation that takes new writes. The caller holds mu.
+func (c *committer) open() *generation {
+	if n := len(c.gens); n > 0 && !c.gens[n-1].sealed {
+		return c.gens[n-1]
+	}
+	g := &generation{seq: c.seq, pages: map[int64]*page{}, last: -1}
+	c.seq++
+	c.gens = append(c.gens, g)
+	if !c.manual {
+		c.timer.Reset(writebackDelay)
+	}
+	return g
+}
+
+// seal ends the open generation, if there is one. The caller holds mu.
+func (c *committer) seal() {
+	if n := len(c.gens); n > 0 && !c.gens[n-1].sealed {
+		c.gens[n-1].sealed = true
+		c.gens[n-1].snaps = c.snaps
+	}
+}
+
+// attached changes the snapshots that writes from now on are copied out for.
+// It returns the number of the first generation that knows them.
+func (c *committer) attached(snaps []*Snapshot) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.seal()
+	c.snaps = slices.Clone(snaps)
+	return c.seq
+}
+
+// chunk returns the largest chunk size, at least a page. The caller holds mu.
+func (c *committer) chunk() int64 {
+	chunk := int64(pageSize)
+	for _, n := range c.snaps {
+		chunk = max(chunk, n.store.layout.ChunkBytes)
+	}
+	return chunk
+}
+
+// stage takes as much of a write as there is room for, and returns how much
+// that is. The write must be aligned to sectors.
+func (c *committer) stage(ch change) (n int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	chunk := c.chunk()
+	for n < ch.length && c.weight() < stageBytes {
+		g := c.open()
+		n += g.add(ch.part(ch.off+n, ch.end()), chunk, c.fresh)
+		if g.weight >= batchBytes {
+			c.seal()
+			c.work()
 		}
 	}
-	return nil
+	return n
 }
 
-// do returns when all requests have been made, with the first error.
-func (c *committer) do(reqs []*request) error {
+// weight returns the weight of all generations. The caller holds mu.
+func (c *committer) weight() (total int64) {
+	for _, g := range c.gens {
+		total += g.weight
+	}
+	return total
+}
+
+// fresh returns an empty page. The caller holds mu.
+func (c *committer) fresh() *page {
+	c.pages.Add(1)
+	if n := len(c.free); n > 0 {
+		p := c.free[n-1]
+		c.free = c.free[:n-1]
+		p.mask = 0
+		return p
+	}
+	return new(page)
+}
+
+// enqueue adds changes that their maker will wait for, cut so that none takes
+// more memory than a batch.
+func (c *committer) enqueue(reqs ...*request) []*request {
 	c.mu.Lock()
-	c.pending = append(c.pending, reqs...)
+	defer c.mu.Unlock()
+	for _, r := range reqs {
+		g := c.open()
+		g.reqs = append(g.reqs, r)
+		chunk := c.chunk()
+		if g.weight += roundUp(r.end(), chunk) - r.off/chunk*chunk; g.weight >= batchBytes {
+			c.seal()
+		}
+	}
+	return reqs
+}
+
+func roundUp(n, unit int64) int64 { return (n + unit - 1) / unit * unit }
+
+// wait returns when the requests have been made, with the first error.
+func (c *committer) wait(reqs []*request) error {
+	if len(reqs) == 0 {
+		return nil
+	}
+	c.mu.Lock()
 	for !reqs[len(reqs)-1].done {
-		if c.busy {
-			c.turn.Wait()
-			continue
-		}
-		c.busy = true
-		batch := c.take()
-		c.mu.Unlock()
-		c.run(batch)
-		c.mu.Lock()
-		for _, r := range batch {
-			r.done = true
-		}
-		c.busy = false
-		c.turn.Broadcast()
+		c.next()
 	}
 	c.mu.Unlock()
 	for _, r := range reqs {
@@ -86,37 +173,113 @@ func (c *committer) do(reqs []*request) error {
 	return nil
 }
 
-// take returns the next batch: the oldest requests, at least one, as many as
-// fit batchBytes once they are rounded out to chunks. The caller holds mu.
-func (c *committer) take() []*request {
-	chunk := int64(1)
-	for _, n := range c.origin.snaps {
-		chunk = max(chunk, n.store.layout.ChunkBytes)
+// waitRoom returns when a write can be staged.
+func (c *committer) waitRoom() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.weight() >= stageBytes {
+		c.next()
 	}
-	var total int64
-	n := 0
-	for n < len(c.pending) {
-		r := c.pending[n]
-		total += roundUp(r.end(), chunk) - r.off/chunk*chunk
-		if n > 0 && total > batchBytes {
-			break
-		}
-		n++
-	}
-	batch := slices.Clone(c.pending[:n])
-	c.pending = slices.Delete(c.pending, 0, n)
-	return batch
 }
 
-func roundUp(n, unit int64) int64 { return (n + unit - 1) / unit * unit }
+// drain commits what has been staged and enqueued up to now.
+func (c *committer) drain() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.drainTo(c.seq)
+}
 
-// run commits one batch: the life of a write, in the package comment's steps.
-// The caller holds the origin's gate for reading, and is the only one here.
-func (c *committer) run(batch []*request) {
-	plans := c.plan(batch)
+// drainTo commits the generations before seq. The caller holds mu, which is
+// released in between.
+func (c *committer) drainTo(seq uint64) {
+	for len(c.gens) > 0 && c.gens[0].seq < seq {
+		c.next()
+	}
+}
+
+// flush drains, and returns the error of a write that had been acknowledged.
+func (c *committer) flush() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.drainTo(c.seq)
+	err := c.err
+	c.err = nil
+	return err
+}
+
+// work starts a goroutine that commits what is sealed, unless one runs. The
+// caller holds mu.
+func (c *committer) work() {
+	if c.manual || c.active {
+		return
+	}
+	c.active = true
+	c.worker.Go(func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for len(c.gens) > 0 && c.gens[0].sealed {
+			c.next()
+		}
+		c.active = false
+	})
+}
+
+// writeback commits what has waited for company long enough.
+func (c *committer) writeback() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.seal()
+	if len(c.gens) > 0 {
+		c.work()
+	}
+}
+
+// close commits everything and ends the goroutines.
+func (c *committer) close() error {
+	err := c.flush()
+	c.timer.Stop()
+	c.worker.Wait()
+	return err
+}
+
+// next commits the oldest generation, or waits for the commit under way. The
+// caller holds mu, which is released in between.
+func (c *committer) next() {
+	if c.busy {
+		c.turn.Wait()
+		return
+	}
+	g := c.gens[0]
+	if !g.sealed {
+		c.seal()
+	}
+	c.busy = true
+	c.mu.Unlock()
+	err := c.run(g)
+	c.mu.Lock()
+	c.busy = false
+	c.gens = slices.Delete(c.gens, 0, 1)
+	if c.err == nil {
+		c.err = err
+	}
+	c.pages.Add(-int64(len(g.pages)))
+	for _, p := range g.pages {
+		c.free = append(c.free, p)
+	}
+	for _, r := range g.reqs {
+		r.done = true
+	}
+	c.turn.Broadcast()
+}
+
+// run commits a generation: the life of a write, in the package comment's
+// steps. It returns the error of the staged writes.
+func (c *committer) run(g *generation) error {
+	pages := g.numbers()
+	plans := c.plan(g, pages)
 	old := c.readOld(plans) // 1
 	for _, p := range plans {
-		c.buf = p.fill(c.buf, old, batch)
+		c.buf = p.fill(c.buf, old, g.reqs)
 		p.writeChunks(c.buf) // 2
 	}
 	for _, p := range plans {
@@ -134,30 +297,63 @@ func (c *committer) run(batch []*request) {
 			unsafe = err
 		}
 	}
-	for _, r := range batch { // 7
+	err := unsafe
+	if err == nil {
+		err = c.writePages(g, pages) // 7
+	}
+	for _, r := range g.reqs {
 		switch {
 		case r.snap != nil:
 			r.err = r.onCow()
 		case unsafe != nil:
 			r.err = unsafe
 		default:
-			r.err = r.change.apply(c.origin.dev)
+			r.err = r.change.apply(c.dev)
 		}
 	}
+	return err
+}
+
+// writePages writes the staged pages to the origin, neighbours in one piece.
+func (c *committer) writePages(g *generation, pages []int64) error {
+	var first error
+	var start int64
+	buf := c.buf[:0]
+	write := func() {
+		if len(buf) > 0 {
+			if _, err := c.dev.WriteAt(buf, start); err != nil && first == nil {
+				first = err
+			}
+		}
+		buf = buf[:0]
+	}
+	g.stretches(pages, func(off int64, data []byte) {
+		if off != start+int64(len(buf)) || len(buf) >= pieceBytes {
+			write()
+			start = off
+		}
+		buf = append(buf, data...)
+	})
+	write()
+	c.buf = buf
+	return first
 }
 
 // plan finds out which chunks every store has to take, and gives them places.
-func (c *committer) plan(batch []*request) []*plan {
+func (c *committer) plan(g *generation, pages []int64) []*plan {
 	var plans []*plan
-	for _, n := range c.origin.snaps {
-		if !n.store.wantsCommit() {
+	for _, n := range g.snaps {
+		if n.detached.Load() || !n.store.wantsCommit() {
 			continue
 		}
 		p := &plan{snap: n, store: n.store, err: n.store.err()}
 		if p.err == nil {
-			for _, r := range batch {
-				if r.snap == nil || r.snap == n {
-					p.want(r)
+			g.stretches(pages, func(off int64, data []byte) { p.want(off, off+int64(len(data)), nil) })
+			for _, r := range g.reqs {
+				if r.snap == nil {
+					p.want(r.off, r.end(), nil)
+				} else if r.snap == n {
+					p.want(r.off, r.end(), r)
 				}
 			}
 			if len(p.jobs) == 0 {
@@ -201,7 +397,7 @@ func (c *committer) readOld(plans []*plan) []span {
 	for i := range merged {
 		s := &merged[i]
 		s.data = make([]byte, s.end-s.off)
-		_, s.err = c.origin.dev.ReadAt(s.data, s.off)
+		_, s.err = c.dev.ReadAt(s.data, s.off)
 	}
 	return merged
 }
@@ -210,7 +406,7 @@ func (c *committer) readOld(plans []*plan) []span {
 // the COW device, unless they were filled with it.
 func (r *request) onCow() error {
 	for off := r.off; off < r.end(); {
-		if err := r.snap.store.err(); err != nil {
+		if err := r.snap.usable(); err != nil {
 			return err
 		}
 		if r.filled {

@@ -6,8 +6,10 @@
 // # The life of a write
 //
 // A write to an Origin whose chunks every snapshot has already copied goes
-// straight to the origin device. Any other joins the batch that the next
-// commit takes. A commit (commit.go) does, for the whole batch:
+// straight to the origin device. Any other is staged in memory and
+// acknowledged, as a disk with a volatile write cache does (stage.go): it
+// belongs to a generation, which is what one commit takes. A commit
+// (commit.go) does, for the whole generation:
 //
 //  1. read the old chunks from the origin, coalesced, each once for all snapshots;
 //  2. write them to every COW device, in order of new chunk, along with the
@@ -16,7 +18,16 @@
 //  4. write each store's current area: this publishes the exceptions;
 //  5. flush the COW devices;
 //  6. enter the exceptions into the index, from where reads find them;
-//  7. write the origin, and complete the requests.
+//  7. write the origin, and complete the requests that were waited for.
+//
+// A client's Flush commits what came before it, and then flushes the origin. A
+// commit also begins when a generation is full, and a moment after a
+// generation's first write.
+//
+// A generation copies out for the snapshots that existed when its writes came.
+// Attaching a snapshot seals the generation, so that it need not wait for
+// what is staged: the new snapshot's reads look into the older generations
+// as the origin's do, until they are committed.
 //
 // So at any power cut an exception on disk points to complete data, and the
 // origin never holds new data whose old data is not safe. The kernel's commit
@@ -33,5 +44,7 @@
 // # Lock order
 //
 // Origin.gate, then committer.mu, then Store.mu. No lock is held over I/O
-// except gate, for reading, over whole requests.
+// except gate: for reading over what a request does itself, for writing over
+// the commit that begins a merge or detaches a snapshot. A commit takes no
+// gate, so that whoever holds it may wait for one.
 package snap

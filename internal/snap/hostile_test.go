@@ -41,7 +41,7 @@ func FuzzStore(f *testing.F) {
 				t.Fatalf("exception %+v", e)
 			}
 		}
-		o := NewOrigin(mem.New(32 << 10))
+		o := NewOrigin(mem.New(32<<10), OriginOptions{})
 		n, err := o.Attach(s, o.Size(), false)
 		if err != nil {
 			return

@@ -90,6 +90,8 @@ type machine struct {
 	gen   byte
 	log   []string
 	align int64 // of offsets and lengths, bytes
+
+	lively bool // with goroutines, and an order of operations that varies
 }
 
 // newMachine starts with an origin of zeroes and unused COW disks.
@@ -98,8 +100,14 @@ func newMachine(rng *rand.Rand, origin block.Device, cows []block.Device) *machi
 	for _, d := range cows {
 		m.slots = append(m.slots, &slot{disk: d})
 	}
-	m.o = NewOrigin(origin)
+	m.o = m.newOrigin()
 	return m
+}
+
+// newOrigin returns an origin that does nothing by itself, unless the machine
+// is a lively one: so that a seed gives the same operations every time.
+func (m *machine) newOrigin() *Origin {
+	return NewOrigin(m.disk, OriginOptions{Manual: !m.lively})
 }
 
 // step makes one random operation. An error is the devices': the operation
@@ -259,9 +267,10 @@ func (m *machine) burst() error {
 		target.write(off, p)
 		reqs = append(reqs, &request{snap: snap, change: change{op: opWrite, off: off, length: n, data: p}})
 	}
-	m.o.gate.RLock()
-	defer m.o.gate.RUnlock()
-	m.o.commit.do(reqs)
+	if len(reqs) == 0 {
+		return nil
+	}
+	_ = m.o.commit.wait(m.o.commit.enqueue(reqs...))
 	for _, r := range reqs {
 		if r.err != nil && (r.snap == nil || r.snap.store.err() == nil) { // not an overflow
 			return r.err
@@ -299,10 +308,12 @@ func (m *machine) attach() error {
 	if err := Format(s.disk, s.chunk); err != nil {
 		return err
 	}
-	if err := m.flush(); err != nil {
-		return err
+	if m.rng.IntN(2) == 0 {
+		if err := m.flush(); err != nil {
+			return err
+		}
 	}
-	s.size, s.fileData = m.o.Size(), newContent(m.data.cur)
+	s.size, s.fileData = m.o.Size(), m.data.clone()
 	return m.open(s)
 }
 
@@ -332,8 +343,8 @@ func (m *machine) startMerge() error {
 	if s == nil || m.o.merge != nil {
 		return nil
 	}
-	if err := m.flush(); err != nil {
-		return err
+	if err := m.flush(); err != nil || s.store.err() != nil {
+		return err // what was staged may have made it overflow
 	}
 	if err := m.o.StartMerge(s.store); err != nil {
 		return err
@@ -361,15 +372,18 @@ func (m *machine) mergeStep() error {
 
 // restart opens everything anew from the disks, as after an orderly end.
 func (m *machine) restart() error {
-	if err := m.flush(); err != nil {
+	err := m.flush()
+	m.bury(err)
+	if err != nil {
 		return err
 	}
+	m.o.commit.worker.Wait()
 	return m.boot()
 }
 
 // boot opens everything from the disks as they are.
 func (m *machine) boot() error {
-	m.o = NewOrigin(m.disk)
+	m.o = m.newOrigin()
 	for _, s := range m.slots {
 		if s.used() {
 			s.snap = nil

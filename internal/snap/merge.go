@@ -53,6 +53,7 @@ func (m *merge) touches(chunks []dmsnap.Exception, off, end int64) bool {
 // there. A snapshot of the store that is attached is detached in the same
 // instant. One merge at a time; an invalid store cannot be merged.
 func (o *Origin) StartMerge(s *Store) error {
+	o.commit.drain() // which may be what makes it overflow
 	if err := s.err(); err != nil {
 		return errs.E(errs.Conflict, "merge: %w", err)
 	}
@@ -61,6 +62,7 @@ func (o *Origin) StartMerge(s *Store) error {
 	}
 	o.gate.Lock()
 	defer o.gate.Unlock()
+	o.commit.drain() // chunks to merge have nothing staged from now on
 	if o.merge != nil {
 		return errs.E(errs.Conflict, "the origin has a merging snapshot already")
 	}
@@ -175,7 +177,7 @@ func (o *Origin) copyBack(m *merge, entries []dmsnap.Exception) error {
 	for i, r := range runs {
 		reqs[i] = &request{change: change{op: opCopyOut, off: r.off, length: r.length}}
 	}
-	if err := o.commit.do(reqs); err != nil {
+	if err := o.commit.wait(o.commit.enqueue(reqs...)); err != nil {
 		return err
 	}
 	buf := make([]byte, min(pieceBytes, mergeBytes, int64(len(entries))*m.store.layout.ChunkBytes))

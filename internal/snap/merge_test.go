@@ -18,7 +18,7 @@ import (
 func TestMergeUnderLoad(t *testing.T) {
 	const size, writers = 4 << 20, 4
 	seed := blocktest.Seed(t)
-	o := NewOrigin(mem.New(size))
+	o := NewOrigin(mem.New(size), OriginOptions{})
 	s := newStore(t, size, 4096)
 	n := attach(t, o, s)
 	rng := rand.New(rand.NewPCG(seed, 0))
@@ -84,7 +84,7 @@ func ownStripe(t *testing.T, o *Origin, off, size int64, rng *rand.Rand, stop ch
 }
 
 func TestMergeRefusals(t *testing.T) {
-	o := NewOrigin(mem.New(1 << 20))
+	o := NewOrigin(mem.New(1<<20), OriginOptions{})
 	if err := o.FinishMerge(); !errs.Is(err, errs.Conflict) {
 		t.Errorf("finish without a merge: %v", err)
 	}
@@ -119,7 +119,7 @@ func TestMergeRefusals(t *testing.T) {
 func TestMergeGoesOnAfterAnError(t *testing.T) {
 	w := crash.NewWorld()
 	origin, cow := w.NewDisk("origin", 1<<20), w.NewDisk("cow", 1<<20)
-	o := NewOrigin(origin)
+	o := NewOrigin(origin, OriginOptions{})
 	s := openStore(t, cow, 4096)
 	if _, err := attach(t, o, s).WriteAt([]byte("new"), 5*4096); err != nil {
 		t.Fatal(err)

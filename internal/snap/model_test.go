@@ -27,6 +27,7 @@ func TestRandomHistories(t *testing.T) {
 		}
 		m := newMachine(rng, mem.New(size), cows)
 		m.align = 1 << rng.IntN(11)
+		m.lively = i%2 == 1
 		for step := range 300 {
 			if err := m.step(); err != nil {
 				t.Fatalf("seed %d, run %d, step %d: %v\n%s", seed, i, step, err, strings.Join(m.log, ", "))

@@ -22,35 +22,38 @@ func TestOrderOfOperations(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	flush := func(t *testing.T, d block.Device) {
+		t.Helper()
+		if err := d.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for name, story := range map[string]func(t *testing.T, log *trace.Log, o *Origin){
 		"first-write": func(t *testing.T, log *trace.Log, o *Origin) {
 			traced(t, log, o, "a", 4096)
 			traced(t, log, o, "b", 8192)
 			log.Note("# a write to two chunks")
-			write(t, o, 4000, 200)
+			write(t, o, 3584, 1024)
+			log.Note("# flush")
+			flush(t, o)
 			log.Note("# the same chunks again")
-			write(t, o, 4000, 200)
+			write(t, o, 3584, 1024)
 		},
 		"batch": func(t *testing.T, log *trace.Log, o *Origin) {
 			a := traced(t, log, o, "a", 4096)
 			log.Note("# three clients at once; the snapshot's own replaces a whole chunk")
-			p := make([]byte, 4096)
-			o.gate.RLock()
-			defer o.gate.RUnlock()
-			if err := o.commit.do([]*request{
-				{change: change{op: opWrite, off: 40960, length: 4096, data: p}},
-				{change: change{op: opWrite, off: 512, length: 512, data: p[:512]}},
-				{snap: a, change: change{op: opWrite, off: 8192, length: 4096, data: p}},
-			}); err != nil {
-				t.Fatal(err)
-			}
+			write(t, o, 40960, 4096)
+			write(t, o, 512, 512)
+			write(t, a, 8192, 4096)
 		},
 		"full-area": func(t *testing.T, log *trace.Log, o *Origin) {
 			traced(t, log, o, "a", 512)
 			log.Note("# 40 chunks of 512 bytes: 32 fill area 0")
 			write(t, o, 0, 40*512)
+			flush(t, o)
 			log.Note("# 24 more fill area 1 to the last entry")
 			write(t, o, 40*512, 24*512)
+			flush(t, o)
 		},
 		"overflow": func(t *testing.T, log *trace.Log, o *Origin) {
 			s, err := Open(log.Wrap("a", mem.New(3*4096)), Options{ChunkBytes: 4096})
@@ -80,7 +83,8 @@ func TestOrderOfOperations(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			log := &trace.Log{Reads: true}
-			story(t, log, NewOrigin(log.Wrap("origin", mem.New(1<<20))))
+			o := NewOrigin(log.Wrap("origin", mem.New(1<<20)), OriginOptions{Manual: true})
+			story(t, log, o)
 			golden(t, filepath.Join("testdata", name+".trace"), log.Take())
 		})
 	}

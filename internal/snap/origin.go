@@ -1,8 +1,10 @@
 package snap
 
 import (
+	"cmp"
 	"fmt"
 	"iter"
+	"math"
 	"slices"
 	"sync"
 
@@ -10,8 +12,8 @@ import (
 	"cowl/internal/errs"
 )
 
-// pieceBytes is how large a request may be within a batch; larger ones are
-// taken apart so that one client cannot hold everyone's memory.
+// pieceBytes is how much is written to a device at once when it is copied from
+// memory of ours.
 const pieceBytes = 1 << 20
 
 // Origin is a device with snapshots: a write copies the old content to every
@@ -30,10 +32,17 @@ type Origin struct {
 	merge *merge      // nil unless a snapshot is being merged
 }
 
+// OriginOptions is how an Origin behaves.
+type OriginOptions struct {
+	// Manual makes it commit only within calls, without a timer or goroutines
+	// of its own: for tests that count and repeat operations.
+	Manual bool
+}
+
 // NewOrigin returns dev as an origin without snapshots. Closing it closes dev.
-func NewOrigin(dev block.Device) *Origin {
+func NewOrigin(dev block.Device, opts OriginOptions) *Origin {
 	o := &Origin{dev: dev}
-	o.commit.init(o)
+	o.commit.init(dev, opts.Manual)
 	return o
 }
 
@@ -55,6 +64,7 @@ func (o *Origin) Attach(s *Store, size int64, readOnly bool) (*Snapshot, error) 
 		return nil, errs.E(errs.Conflict, "the COW device is attached already")
 	}
 	o.snaps = append(o.snaps, n)
+	n.birth = o.commit.attached(o.snaps)
 	return n, nil
 }
 
@@ -70,16 +80,20 @@ func (s *Store) checkOrigin(size int64) error {
 }
 
 // Detach takes a snapshot away: the origin no longer copies for it, and its
-// own requests fail.
+// own requests fail. What was written before has been copied out when it
+// returns, so that the store can be attached again.
 func (o *Origin) Detach(n *Snapshot) {
+	o.commit.drain() // most of it while others go on
 	o.gate.Lock()
 	defer o.gate.Unlock()
+	o.commit.drain()
 	o.drop(n)
 }
 
 func (o *Origin) drop(n *Snapshot) {
-	n.detached = true
+	n.detached.Store(true)
 	o.snaps = slices.DeleteFunc(o.snaps, func(s *Snapshot) bool { return s == n })
+	o.commit.attached(o.snaps)
 }
 
 func (o *Origin) attached(s *Store) *Snapshot {
@@ -95,20 +109,23 @@ func (o *Origin) attached(s *Store) *Snapshot {
 func (o *Origin) ReadAt(p []byte, off int64) (int, error) {
 	o.gate.RLock()
 	defer o.gate.RUnlock()
-	if o.merge == nil {
-		return o.dev.ReadAt(p, off)
-	}
 	if err := block.CheckRange(off, int64(len(p)), o.dev.Size()); err != nil {
 		return 0, err
+	}
+	if o.merge == nil {
+		return o.readBelow(p, off, math.MaxUint64)
 	}
 	m, done := o.merge.store, int64(0)
 	for done < int64(len(p)) {
 		r := m.nextRun(off+done, off+int64(len(p)))
-		dev, at := o.dev, r.off
+		part := p[done : done+r.length]
+		var n int
+		var err error
 		if r.excepted {
-			dev, at = m.dev, r.cow
+			n, err = m.dev.ReadAt(part, r.cow)
+		} else {
+			n, err = o.readBelow(part, r.off, math.MaxUint64)
 		}
-		n, err := dev.ReadAt(p[done:done+r.length], at)
 		done += int64(n)
 		if err != nil {
 			return int(done), err
@@ -135,38 +152,58 @@ func (o *Origin) WriteZeroes(off, length int64) error {
 	return o.mutate(change{op: opZeroes, off: off, length: length})
 }
 
-// mutate sends a change where it belongs: with a merge in progress, chunks
-// that are still to be merged are changed on the COW device.
+// waiting is what a change waits for outside the gate.
+type waiting struct {
+	reqs []*request
+	room bool
+}
+
+// mutate makes a change, as much at a time as begin takes.
 func (o *Origin) mutate(c change) error {
 	if err := block.CheckRange(c.off, c.length, o.dev.Size()); err != nil {
 		return err
 	}
-	o.enter(c.off, c.end())
-	defer o.gate.RUnlock()
-	if o.merge == nil {
-		return o.mutateBase(c)
-	}
-	m := o.merge.store
-	for off := c.off; off < c.end(); {
-		r := m.nextRun(off, c.end())
-		part := c.part(r.off, r.end())
-		var err error
-		switch {
-		case !r.excepted:
-			err = o.mutateBase(part)
-		case part.op == opDiscard: // advice, and the chunk will be copied anyway
-		default:
-			err = part.at(r.cow).apply(m.dev)
-			if err == nil && o.merge.touches(o.merge.limbo, r.off, r.end()) {
-				err = o.mutateBase(part)
-			}
+	for c.length > 0 {
+		n, w, err := o.begin(c)
+		if err == nil {
+			err = o.commit.wait(w.reqs)
 		}
 		if err != nil {
 			return err
 		}
-		off = r.end()
+		if w.room {
+			o.commit.waitRoom()
+		}
+		c = c.part(c.off+n, c.end())
 	}
 	return nil
+}
+
+// begin makes the first n bytes of a change, or sees that they will be made:
+// with a merge in progress, chunks that are still to be merged are changed on
+// the COW device.
+func (o *Origin) begin(c change) (n int64, w waiting, err error) {
+	o.enter(c.off, c.end())
+	defer o.gate.RUnlock()
+	if o.merge == nil {
+		return o.beginBase(c)
+	}
+	m := o.merge.store
+	r := m.nextRun(c.off, c.end())
+	c = c.part(r.off, r.end())
+	switch {
+	case !r.excepted:
+		return o.beginBase(c)
+	case c.op == opDiscard: // advice, and the chunk will be copied anyway
+		return c.length, waiting{}, nil
+	}
+	if err := c.at(r.cow).apply(m.dev); err != nil {
+		return 0, waiting{}, err
+	}
+	if o.merge.touches(o.merge.limbo, r.off, r.end()) {
+		return o.beginBase(c)
+	}
+	return c.length, waiting{}, nil
 }
 
 // enter takes gate for reading once no merge step is at work on the range.
@@ -182,12 +219,17 @@ func (o *Origin) enter(off, end int64) {
 	}
 }
 
-// mutateBase changes the origin device, after copying out what has to be.
-func (o *Origin) mutateBase(c change) error {
-	if !o.needsCopy(c.off, c.end()) {
-		return c.apply(o.dev)
+// beginBase changes the origin device, after copying out what has to be.
+func (o *Origin) beginBase(c change) (n int64, w waiting, err error) {
+	if !o.needsCopy(c.off, c.end()) && !o.commit.overlaps(c.off, c.end()) {
+		return c.length, waiting{}, c.apply(o.dev)
 	}
-	return o.commit.pieces(nil, c)
+	if c.op == opWrite && c.off%block.SectorSize == 0 && c.length%block.SectorSize == 0 {
+		n := o.commit.stage(c)
+		return n, waiting{room: n < c.length}, nil
+	}
+	c = c.firstPiece()
+	return c.length, waiting{reqs: o.commit.enqueue(&request{change: c})}, nil
 }
 
 // needsCopy reports whether a snapshot lacks a chunk of the range.
@@ -203,6 +245,9 @@ func (o *Origin) needsCopy(off, end int64) bool {
 // Flush implements block.Device. An attached snapshot's COW device needs no
 // flush: its exceptions were durable before the origin was written.
 func (o *Origin) Flush() error {
+	if err := o.commit.flush(); err != nil {
+		return err
+	}
 	o.gate.RLock()
 	defer o.gate.RUnlock()
 	if o.merge != nil {
@@ -213,6 +258,10 @@ func (o *Origin) Flush() error {
 	return o.dev.Flush()
 }
 
+// Settle commits what has been written up to now, without a flush: after it,
+// the stores' usage counts every write that was acknowledged.
+func (o *Origin) Settle() { o.commit.drain() }
+
 // Extents implements block.Device.
 func (o *Origin) Extents(off, length int64) iter.Seq2[block.Extent, error] {
 	return func(yield func(block.Extent, error) bool) {
@@ -220,6 +269,7 @@ func (o *Origin) Extents(off, length int64) iter.Seq2[block.Extent, error] {
 			yield(block.Extent{}, err)
 			return
 		}
+		o.commit.drain()
 		o.gate.RLock()
 		defer o.gate.RUnlock()
 		if o.merge == nil {
@@ -258,14 +308,16 @@ func (o *Origin) Size() int64 { return o.dev.Size() }
 // Caps implements block.Device.
 func (o *Origin) Caps() block.Caps { return o.dev.Caps() }
 
-// Close implements block.Device. Attached snapshots fail from now on.
+// Close implements block.Device. What was written reaches the devices first,
+// unflushed. Attached snapshots fail from now on.
 func (o *Origin) Close() error {
 	o.gate.Lock()
 	defer o.gate.Unlock()
+	err := o.commit.close()
 	for len(o.snaps) > 0 {
 		o.drop(o.snaps[0])
 	}
-	return o.dev.Close()
+	return cmp.Or(err, o.dev.Close())
 }
 
 // op is a kind of change.
@@ -295,6 +347,12 @@ func (c change) part(off, end int64) change {
 	}
 	c.off, c.length = off, end-off
 	return c
+}
+
+// firstPiece returns the change up to the next multiple of batchBytes: so that
+// one request cannot hold everyone's memory.
+func (c change) firstPiece() change {
+	return c.part(c.off, min(c.end(), (c.off/batchBytes+1)*batchBytes))
 }
 
 // at returns the change moved to off.

@@ -37,25 +37,36 @@ func (p *plan) bounds(j job) (off, end int64) {
 	return off, min(off+p.store.layout.ChunkBytes, p.snap.size)
 }
 
-// want adds the chunks that the store has to take before r can be made.
-func (p *plan) want(r *request) {
-	end := min(r.end(), p.snap.size)
+// want adds the chunks of [off, end) that the store lacks. own is the
+// snapshot's own request if that is what changes the range, otherwise nil.
+func (p *plan) want(off, end int64, own *request) {
 	filled := true
-	for off := r.off; off < end; {
+	for end := min(end, p.snap.size); off < end; {
 		run := p.store.nextRun(off, end)
 		if run.excepted {
 			filled = false
 		} else {
 			for chunk := p.store.chunkOf(run.off); chunk <= p.store.chunkOf(run.end()-1); chunk++ {
-				j := job{Exception: dmsnap.Exception{Old: chunk}}
-				start, stop := p.bounds(j)
-				j.whole = r.snap != nil && r.off <= start && stop <= r.end()
-				p.jobs = append(p.jobs, j)
+				p.add(chunk, own)
 			}
 		}
 		off = run.end()
 	}
-	r.filled = r.snap != nil && filled
+	if own != nil {
+		own.filled = filled
+	}
+}
+
+func (p *plan) add(chunk uint64, own *request) {
+	if n := len(p.jobs); n > 0 && p.jobs[n-1].Old == chunk && own == nil {
+		return // the neighbouring pages of one chunk
+	}
+	j := job{Exception: dmsnap.Exception{Old: chunk}}
+	if own != nil {
+		start, end := p.bounds(j)
+		j.whole = own.off <= start && end <= own.end()
+	}
+	p.jobs = append(p.jobs, j)
 }
 
 func (s *Store) chunkOf(off int64) uint64 { return uint64(off / s.layout.ChunkBytes) }

@@ -135,36 +135,43 @@ func TestEveryOperationFails(t *testing.T) {
 		}
 		for n := int64(1); n <= w.Ops(); n++ {
 			points++
-			if err := failAt(s, n); err != nil {
-				t.Fatalf("seed %d, fault at %s: %v", s.seed, w.Op(n), err)
+			if m, err := failAt(s, n); err != nil {
+				t.Fatalf("seed %d, fault at %s: %v\n%s", s.seed, w.Op(n), err, strings.Join(m.log, ", "))
 			}
 		}
 	}
 	t.Logf("%d faults", points)
 }
 
-func failAt(s stage, n int64) error {
+func failAt(s stage, n int64) (*machine, error) {
 	w, m := s.machine()
 	w.FailAt(n, errInjected)
 	for range s.steps {
 		err := m.step()
 		if err != nil && !errors.Is(err, errInjected) {
-			return err
+			return m, err
 		}
 		if err != nil {
 			if err := m.check(true); err != nil {
-				return err
+				return m, err
 			}
 		}
 	}
 	if w.Fired() != 1 {
-		return errors.New("the fault did not fire")
+		return m, errors.New("the fault did not fire")
 	}
 	if err := m.check(true); err != nil {
-		return err
+		return m, err
 	}
-	if err := m.boot(); err != nil {
-		return err
+	err := m.restart()
+	if errors.Is(err, errInjected) { // of a write that had been acknowledged
+		if err := m.check(true); err != nil {
+			return m, err
+		}
+		err = m.restart()
 	}
-	return m.check(true)
+	if err != nil {
+		return m, err
+	}
+	return m, m.check(true)
 }

@@ -41,7 +41,7 @@ func attach(t testing.TB, o *Origin, s *Store) *Snapshot {
 // An origin under snapshots of several chunk sizes must still be a device.
 func TestOriginConforms(t *testing.T) {
 	blocktest.Run(t, func(t *testing.T, size int64) block.Device {
-		o := NewOrigin(mem.New(size))
+		o := NewOrigin(mem.New(size), OriginOptions{})
 		for _, chunk := range []int64{512, 4096, 64 << 10} {
 			attach(t, o, newStore(t, size, chunk))
 		}
@@ -51,14 +51,14 @@ func TestOriginConforms(t *testing.T) {
 
 func TestSnapshotConforms(t *testing.T) {
 	blocktest.Run(t, func(t *testing.T, size int64) block.Device {
-		return attach(t, NewOrigin(mem.New(size)), newStore(t, size, 4096))
+		return attach(t, NewOrigin(mem.New(size), OriginOptions{}), newStore(t, size, 4096))
 	}, blocktest.Options{})
 }
 
 // An origin that is being merged into is a device, wherever its bytes are.
 func TestMergingOriginConforms(t *testing.T) {
 	blocktest.Run(t, func(t *testing.T, size int64) block.Device {
-		o := NewOrigin(mem.New(size))
+		o := NewOrigin(mem.New(size), OriginOptions{})
 		s := newStore(t, size, 4096)
 		n := attach(t, o, s)
 		for off := int64(0); off+8192 < size; off += 3 * 8192 {
@@ -79,7 +79,7 @@ func TestMergingOriginConforms(t *testing.T) {
 func TestSnapshotsHoldTheirInstantUnderLoad(t *testing.T) {
 	const size = 4 << 20
 	seed := blocktest.Seed(t)
-	o := NewOrigin(mem.New(size))
+	o := NewOrigin(mem.New(size), OriginOptions{})
 	write := func(rng *rand.Rand, gen int) {
 		p := make([]byte, 512*(1+rng.IntN(40)))
 		for i := range p {
@@ -138,7 +138,7 @@ func TestOverflowInvalidates(t *testing.T) {
 	for _, chunks := range []int64{3, 4, 5, 100, 258, 259} {
 		t.Run(fmt.Sprint(chunks), func(t *testing.T) {
 			cow := mem.New(chunks * 4096)
-			o := NewOrigin(mem.New(2 * size))
+			o := NewOrigin(mem.New(2*size), OriginOptions{})
 			n := attach(t, o, openStore(t, cow, 4096))
 			var wrote int64
 			for n.Store().err() == nil {
@@ -170,7 +170,7 @@ func TestOverflowInvalidates(t *testing.T) {
 
 // A snapshot write that finds no chunk kills the snapshot too, and fails.
 func TestSnapshotWriteOverflows(t *testing.T) {
-	o := NewOrigin(mem.New(1 << 20))
+	o := NewOrigin(mem.New(1<<20), OriginOptions{})
 	n := attach(t, o, openStore(t, mem.New(4*4096), 4096))
 	var err error
 	for i := int64(0); err == nil && i < 10; i++ {
@@ -184,7 +184,7 @@ func TestSnapshotWriteOverflows(t *testing.T) {
 // LVM's tools show the kernel's numbers; an empty store of 4 MiB in 4 KiB
 // chunks reads 16/8192 16.
 func TestUsageIsTheKernels(t *testing.T) {
-	o := NewOrigin(mem.New(8 << 20))
+	o := NewOrigin(mem.New(8<<20), OriginOptions{})
 	n := attach(t, o, openStore(t, mem.New(4<<20), 4096))
 	check := func(allocated, metadata int64) {
 		t.Helper()
@@ -202,13 +202,13 @@ func TestUsageIsTheKernels(t *testing.T) {
 }
 
 func TestAttachRefusesStrangeStores(t *testing.T) {
-	big := NewOrigin(mem.New(1 << 20))
+	big := NewOrigin(mem.New(1<<20), OriginOptions{})
 	s := newStore(t, 1<<20, 4096)
 	attach(t, big, s)
 	if _, err := big.WriteAt([]byte{1}, 1<<20-1); err != nil {
 		t.Fatal(err)
 	}
-	small := NewOrigin(mem.New(1 << 19))
+	small := NewOrigin(mem.New(1<<19), OriginOptions{})
 	if _, err := small.Attach(s, small.Size(), false); !errs.Is(err, errs.Corrupt) {
 		t.Errorf("exceptions behind the end: %v", err)
 	}
@@ -221,7 +221,7 @@ func TestAttachRefusesStrangeStores(t *testing.T) {
 }
 
 func TestReadOnlySnapshotRefusesWrites(t *testing.T) {
-	o := NewOrigin(mem.New(1 << 20))
+	o := NewOrigin(mem.New(1<<20), OriginOptions{})
 	n, err := o.Attach(newStore(t, 1<<20, 4096), o.Size(), true)
 	if err != nil {
 		t.Fatal(err)

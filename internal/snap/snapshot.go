@@ -2,6 +2,7 @@ package snap
 
 import (
 	"iter"
+	"sync/atomic"
 
 	"cowl/internal/block"
 	"cowl/internal/errs"
@@ -18,16 +19,16 @@ type Snapshot struct {
 	store    *Store
 	size     int64
 	readOnly bool
-	detached bool // guarded by origin.gate
+	birth    uint64 // the first generation that is not in the content
+	detached atomic.Bool
 }
 
 // Store returns the exception store behind the snapshot.
 func (n *Snapshot) Store() *Store { return n.store }
 
-// usable returns why requests fail, nil if they need not. The caller holds
-// the origin's gate.
+// usable returns why requests fail, nil if they need not.
 func (n *Snapshot) usable() error {
-	if n.detached {
+	if n.detached.Load() {
 		return errs.E(errs.Conflict, "snapshot is no longer attached to its origin")
 	}
 	return n.store.err()
@@ -60,7 +61,7 @@ func (n *Snapshot) readRun(p []byte, r run) error {
 		_, err := n.store.dev.ReadAt(p, r.cow)
 		return err
 	}
-	if _, err := n.origin.dev.ReadAt(p, r.off); err != nil {
+	if _, err := n.origin.readBelow(p, r.off, n.birth); err != nil {
 		return err
 	}
 	if err := n.store.err(); err != nil {
@@ -109,26 +110,33 @@ func (n *Snapshot) mutate(c change) error {
 	if err := block.CheckRange(c.off, c.length, n.size); err != nil {
 		return err
 	}
-	n.origin.gate.RLock()
-	defer n.origin.gate.RUnlock()
-	for off := c.off; off < c.end(); {
-		if err := n.usable(); err != nil {
-			return err
-		}
-		r := n.store.nextRun(off, c.end())
-		part := c.part(r.off, r.end())
-		var err error
-		if r.excepted {
-			err = part.at(r.cow).apply(n.store.dev)
-		} else {
-			err = n.origin.commit.pieces(n, part)
+	for c.length > 0 {
+		done, reqs, err := n.begin(c)
+		if err == nil {
+			err = n.origin.commit.wait(reqs)
 		}
 		if err != nil {
 			return err
 		}
-		off = r.end()
+		c = c.part(c.off+done, c.end())
 	}
 	return nil
+}
+
+// begin makes the first done bytes of a change, or sees that they will be made.
+func (n *Snapshot) begin(c change) (done int64, reqs []*request, err error) {
+	n.origin.gate.RLock()
+	defer n.origin.gate.RUnlock()
+	if err := n.usable(); err != nil {
+		return 0, nil, err
+	}
+	r := n.store.nextRun(c.off, c.end())
+	c = c.part(r.off, r.end())
+	if r.excepted {
+		return c.length, nil, c.at(r.cow).apply(n.store.dev)
+	}
+	c = c.firstPiece()
+	return c.length, n.origin.commit.enqueue(&request{snap: n, change: c}), nil
 }
 
 // Flush implements block.Device.
@@ -149,6 +157,7 @@ func (n *Snapshot) Extents(off, length int64) iter.Seq2[block.Extent, error] {
 			yield(block.Extent{}, err)
 			return
 		}
+		n.origin.commit.drain()
 		n.origin.gate.RLock()
 		defer n.origin.gate.RUnlock()
 		if err := n.usable(); err != nil {

@@ -40,7 +40,7 @@ func (e *engine) openFile(path string) block.Device {
 func (e *engine) open(s *stack, snapshots ...int) {
 	e.t.Helper()
 	e.stack = s
-	e.origin = snap.NewOrigin(e.openFile(s.origin))
+	e.origin = snap.NewOrigin(e.openFile(s.origin), snap.OriginOptions{})
 	e.cows = map[int]block.Device{}
 	e.snaps = map[int]*snap.Snapshot{}
 	for _, i := range snapshots {
