@@ -100,6 +100,7 @@ func TestConformanceOfBlockDevices(t *testing.T) {
 				return d
 			}, blocktest.Options{
 				Zeroed: true,
+				Steps:  300,
 				Sizes:  []int64{3 * bs, 17*4096 + bs, 256 << 10},
 				Reopen: reopen,
 			})
