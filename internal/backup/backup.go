@@ -85,6 +85,9 @@ func Run(ctx context.Context, g manager.Group, o Options) (*Report, error) {
 	if err := j.prepare(ctx, started); err != nil {
 		return nil, err
 	}
+	if o.DryRun {
+		return j.report, nil
+	}
 	left, err := j.read(ctx)
 	if err == nil {
 		err = j.prove(ctx)
@@ -130,7 +133,11 @@ func (j *job) prepare(ctx context.Context, started time.Time) error {
 	if o.Format == Tar && st.LVs[src.lv.Name].File == "" {
 		return errNoFile(src.vg.Name, src.lv.Name)
 	}
-	j.out, err = createOutput(o.Dir, src.vg.Name, src.lv.Name, o.Format, started, o.open)
+	if o.DryRun {
+		j.out, err = &output{dir: o.Dir, name: imageName(src.vg.Name, src.lv.Name, o.Format, started, 1)}, checkDir(o.Dir)
+	} else {
+		j.out, err = createOutput(o.Dir, src.vg.Name, src.lv.Name, o.Format, started, o.open)
+	}
 	if err != nil {
 		return err
 	}

@@ -562,6 +562,27 @@ func TestLeftovers(t *testing.T) {
 	}
 }
 
+// A dry run says what it would do, and does nothing.
+func TestDryRun(t *testing.T) {
+	g, dir := newGroup(t), t.TempDir()
+	g.volumeOf("v", mib, 1)
+	r, err := Run(ctx, g, Options{LV: "v", Dir: dir, DryRun: true})
+	if err != nil || filepath.Dir(r.Image) != dir || r.Snapshot == "" {
+		t.Errorf("%+v, %v", r, err)
+	}
+	nothingLeft(t, g, dir)
+	if _, err := Run(ctx, g, Options{LV: "v", Dir: dir + "/no", DryRun: true}); !errs.Is(err, errs.NotFound) {
+		t.Error(err)
+	}
+	if r, err = Run(ctx, g, Options{LV: "v", Dir: dir}); err != nil {
+		t.Fatal(err)
+	}
+	vol := g.target("w", mib)
+	if _, err := Restore(ctx, g, RestoreOptions{Image: r.Image, LV: "w", DryRun: true}); err != nil || !untouched(t, vol) {
+		t.Errorf("a dry restore wrote to the volume (%v)", err)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	g, dir := newGroup(t), t.TempDir()
 	g.volumeOf("v", mib, 1)

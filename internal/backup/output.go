@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -53,13 +54,8 @@ func createOutput(dir, vg, lv string, format Format, now time.Time, open func(pa
 	if err := checkDir(dir); err != nil {
 		return nil, err
 	}
-	stem := volume.DMName(vg, lv) + "." + now.UTC().Format(timeInNames)
 	for n := 1; ; n++ {
-		name := stem + "." + string(format)
-		if n > 1 {
-			name = fmt.Sprintf("%s-%d.%s", stem, n, format)
-		}
-		o := &output{dir: dir, name: name}
+		o := &output{dir: dir, name: imageName(vg, lv, format, now, n)}
 		f, err := open(o.partial())
 		if errors.Is(err, os.ErrExist) {
 			continue
@@ -75,6 +71,15 @@ func createOutput(dir, vg, lv string, format Format, now time.Time, open func(pa
 		f.Close()
 		os.Remove(o.partial())
 	}
+}
+
+// imageName is the n-th name for an image of the volume at that time.
+func imageName(vg, lv string, format Format, now time.Time, n int) string {
+	stem := volume.DMName(vg, lv) + "." + now.UTC().Format(timeInNames)
+	if n > 1 {
+		stem += "-" + strconv.Itoa(n)
+	}
+	return stem + "." + string(format)
 }
 
 // checkDir refuses to make the directory: one that is missing is most often

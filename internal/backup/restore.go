@@ -21,6 +21,8 @@ type RestoreOptions struct {
 	LV    string // an existing volume, within the group
 	// Force writes an image that is damaged or has no manifest.
 	Force bool
+	// DryRun checks target and image, and writes nothing.
+	DryRun bool
 	Reporter
 }
 
@@ -83,6 +85,9 @@ func Restore(ctx context.Context, g manager.Group, o RestoreOptions) (*RestoreRe
 	}
 	if err := r.checkImage(ctx); err != nil {
 		return nil, err
+	}
+	if o.DryRun {
+		return r.report, nil
 	}
 	if err := r.write(ctx); err != nil {
 		return nil, err
