@@ -14,7 +14,7 @@ type PVState struct {
 // MDAState is one metadata area of a PV at one moment. All in bytes.
 type MDAState struct {
 	Offset, Size int64
-	TextSize     int64 // of the committed metadata, 0 if none
+	TextSize     int64 // of the committed metadata with its NUL, 0 if none
 	Ignored      bool
 	Damaged      string // why it cannot be used, "" if it can
 }
@@ -24,7 +24,10 @@ type MDAState struct {
 func (pv *PV) State() PVState {
 	st := PVState{ID: pv.ID(), Path: pv.Path, Size: pv.Dev.Size()}
 	for _, m := range pv.MDAs {
-		a := MDAState{Offset: m.Offset, Size: m.Size, TextSize: int64(len(m.Text)), Ignored: m.Ignored}
+		a := MDAState{Offset: m.Offset, Size: m.Size, Ignored: m.Ignored}
+		if m.Text != nil {
+			a.TextSize = int64(len(m.Text)) + 1
+		}
 		if m.Damaged != nil {
 			a.Damaged = m.Damaged.Error()
 		}
