@@ -13,17 +13,17 @@ import (
 	"cowl/internal/block"
 )
 
-// file is an export's entry in the directory.
-type file struct {
+// entry is an export's entry in the directory.
+type entry struct {
 	fs.Inode
 	mount *Mount
 	name  string
 }
 
 var (
-	_ fs.NodeOpener    = (*file)(nil)
-	_ fs.NodeGetattrer = (*file)(nil)
-	_ fs.NodeSetattrer = (*file)(nil)
+	_ fs.NodeOpener    = (*entry)(nil)
+	_ fs.NodeGetattrer = (*entry)(nil)
+	_ fs.NodeSetattrer = (*entry)(nil)
 )
 
 // openFlags: nothing is cached, so that the device alone says what it holds;
@@ -31,7 +31,7 @@ var (
 const openFlags = gofuse.FOPEN_DIRECT_IO | gofuse.FOPEN_PARALLEL_DIRECT_WRITES | gofuse.FOPEN_NOFLUSH
 
 // Open opens the export.
-func (f *file) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
+func (f *entry) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	if !f.mount.gate.enter() {
 		return nil, 0, syscall.EIO
 	}
@@ -52,7 +52,7 @@ func (f *file) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, sys
 }
 
 // Getattr describes the file, with its present size.
-func (f *file) Getattr(_ context.Context, _ fs.FileHandle, out *gofuse.AttrOut) syscall.Errno {
+func (f *entry) Getattr(_ context.Context, _ fs.FileHandle, out *gofuse.AttrOut) syscall.Errno {
 	info, errno := f.mount.find(f.name)
 	if errno == 0 {
 		fill(&out.Attr, info, f.mount)
@@ -63,7 +63,7 @@ func (f *file) Getattr(_ context.Context, _ fs.FileHandle, out *gofuse.AttrOut) 
 // Setattr takes what a program that writes to a disk may ask for: to empty it
 // first (O_TRUNC, which a disk ignores), to give it the size it has, and to
 // set its times, which nobody keeps.
-func (f *file) Setattr(_ context.Context, _ fs.FileHandle, in *gofuse.SetAttrIn, out *gofuse.AttrOut) syscall.Errno {
+func (f *entry) Setattr(_ context.Context, _ fs.FileHandle, in *gofuse.SetAttrIn, out *gofuse.AttrOut) syscall.Errno {
 	info, errno := f.mount.find(f.name)
 	if errno != 0 {
 		return errno

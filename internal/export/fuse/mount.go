@@ -52,6 +52,7 @@ type Mount struct {
 	served  chan struct{} // closed when the kernel sends no more
 
 	mu      sync.Mutex
+	closing bool
 	inodes  map[string]uint64 // numbers of the names that were looked up
 	last    uint64            // number that was given out
 	handles map[*handle]bool
@@ -170,28 +171,47 @@ func (m *Mount) Refresh() {
 // Close unmounts the directory and closes what is open. While files are in use
 // it waits for them until the context ends. Then it takes the directory away
 // all the same, and those who still have files open get I/O errors from then
-// on; the error says how many there were.
+// on; the error says how many there were. A second Close does nothing.
 func (m *Mount) Close(ctx context.Context) error {
-	err := detachWhenFree(ctx, m.path)
-	if err != nil {
-		if lazy := detach(m.path, unix.MNT_DETACH); lazy != nil {
-			err = lazy
-		}
+	m.mu.Lock()
+	again := m.closing
+	m.closing = true
+	m.mu.Unlock()
+	if again {
+		return nil
+	}
+	inUse := m.detach(ctx)
+	if inUse != nil {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 		defer cancel()
-	} else {
-		<-m.served
 	}
-	if gateErr := m.gate.shut(ctx); gateErr != nil {
-		return fmt.Errorf("unmount %s: requests still run: %w", m.path, gateErr)
+	if err := m.gate.shut(ctx); err != nil {
+		return fmt.Errorf("unmount %s: requests still run: %w", m.path, err)
 	}
 	left := m.closeHandles()
 	m.removeDir()
-	if err != nil {
-		return fmt.Errorf("unmount %s: %d files were in use: %w", m.path, left, err)
+	if inUse != nil {
+		return fmt.Errorf("unmount %s: %d files were in use: %w", m.path, left, inUse)
 	}
 	return nil
+}
+
+// detach unmounts and waits for the kernel to say that it was the end. An error
+// says why it is not; the directory is gone all the same.
+func (m *Mount) detach(ctx context.Context) error {
+	if err := detachWhenFree(ctx, m.path); err != nil {
+		if lazy := detach(m.path, unix.MNT_DETACH); lazy != nil {
+			return lazy
+		}
+		return err
+	}
+	select {
+	case <-m.served:
+		return nil
+	case <-ctx.Done(): // it was detached by somebody else, and is still in use
+		return ctx.Err()
+	}
 }
 
 // closeHandles closes the files whose release the kernel did not tell of.

@@ -54,7 +54,7 @@ func (r *root) Lookup(ctx context.Context, name string, out *gofuse.EntryOut) (*
 	}
 	fill(&out.Attr, info, r.mount)
 	stable := fs.StableAttr{Mode: syscall.S_IFREG, Ino: r.mount.inode(name)}
-	return r.NewInode(ctx, &file{mount: r.mount, name: name}, stable), 0
+	return r.NewInode(ctx, &entry{mount: r.mount, name: name}, stable), 0
 }
 
 // fill describes a file.
