@@ -226,6 +226,28 @@ func TestStalePV(t *testing.T) {
 	}
 }
 
+// A device that is found under another path is written down there.
+func TestPathsFollowTheDevices(t *testing.T) {
+	g := newIDs()
+	dev := mem.New(16 * mib)
+	founded(t, g, "vg", create(t, g, PVOptions{}, dev)...)
+	pv, err := ReadPV(Source{Path: "/images/moved.img", Dev: dev})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(Assemble([]*PV{pv}).Groups[0], testOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Group().PVs[0].Device; got != "/dev/test0" {
+		t.Fatalf("before the change the device is %s", got)
+	}
+	mustChange(t, s, s.Group())
+	if got := assembled(t, dev).Group.PVs[0].Device; got != "/images/moved.img" {
+		t.Errorf("after the change the device is %s", got)
+	}
+}
+
 // With PVs missing a group can be seen but not changed, unless they are marked.
 func TestMissingPV(t *testing.T) {
 	g := newIDs()

@@ -251,6 +251,13 @@ func TestLVMAcceptsOurs(t *testing.T) {
 		t.Errorf("after vgremove: %s%s%v", out, talk, err)
 	}
 	l.Run("vgcreate", "reused", paths[0], paths[1], paths[2])
+	theirs := assembled(t, devs...).Group
+	for i, pv := range newGroup(t, g, "reused", pvs...).PVs {
+		if got, want := *theirs.PVs[i], *pv; got.PECount != want.PECount || got.PEStart != want.PEStart || got.DevSize != want.DevSize ||
+			got.BAStart != want.BAStart || got.BASize != want.BASize {
+			t.Errorf("of the same PV lvm2 makes %+v, and we %+v", got, want)
+		}
+	}
 	if err := WipePV(Source{Path: paths[2], Dev: devs[2]}); err != nil {
 		t.Fatal(err)
 	}

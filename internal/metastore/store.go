@@ -250,7 +250,8 @@ func render(vg *volume.Group) ([]byte, error) {
 	return text, nil
 }
 
-// collect finds the areas that the new text goes to.
+// collect finds the areas that the new text goes to, and brings the paths of
+// PVs up to date.
 func (s *Store) collect(p *pending) error {
 	for _, listed := range p.group.PVs {
 		pv := s.pvs[listed.ID]
@@ -260,6 +261,9 @@ func (s *Store) collect(p *pending) error {
 			}
 			return errs.WithHint(errs.E(errs.Conflict, "Cannot change VG %s while PVs are missing: %s (last written to %s)",
 				p.group.Name, listed.ID, listed.Device), "Bring the device back, or see vgreduce --removemissing.")
+		}
+		if pv.Path != "" {
+			listed.Device = pv.Path // a hint, and the newest is the best
 		}
 		for _, m := range pv.MDAs {
 			if !m.Ignored {
