@@ -136,6 +136,7 @@ func (g *Group) build(model *volume.Group, top *volume.LV) (*family, error) {
 	f.top.dev, f.top.readOnly = f.origin, top.ReadOnly()
 	for _, s := range model.SnapshotsOf(top) {
 		if err := g.bring(f, model, s); err != nil {
+			f.origin.Close()
 			return nil, errs.WithHint(fmt.Errorf("snapshot %s/%s: %w", model.Name, s.Cow.Name, err),
 				"if it cannot be repaired, lvremove %s/%s lets its origin be activated without it", model.Name, s.Cow.Name)
 		}
@@ -289,12 +290,12 @@ func (f *family) tearDown() error {
 	return errors.Join(err, f.origin.Close())
 }
 
-// release counts an opener off. The last of a family is what its deactivation
-// or a merge may have waited for.
+// release counts an opener off. It may be the last that the deactivation of the
+// family, or a merge, has waited for.
 func (g *Group) release(v *vol) error {
 	g.mu.Lock()
 	v.opens--
-	waited := v.family.opens() == 0 && (!v.family.held || v.family.mergeWaits())
+	waited := v.family.mergeDue() || v.family.opens() == 0 && !v.family.held
 	g.mu.Unlock()
 	if !waited {
 		return nil
@@ -306,13 +307,13 @@ func (g *Group) release(v *vol) error {
 	return g.settle(v.family)
 }
 
-// settle does what waited for a family's last user, if that is still the
-// state of things. The caller holds changes.
+// settle does what waited for a user to go, if that is still the state of
+// things. The caller holds changes.
 func (g *Group) settle(f *family) error {
 	g.mu.Lock()
-	idle := f.opens() == 0 && g.families[f.top.name] == f
-	deactivate := idle && !f.held
-	begin := idle && f.held && f.mergeWaits()
+	present := g.families[f.top.name] == f
+	deactivate := present && f.opens() == 0 && !f.held
+	begin := present && !deactivate && f.mergeDue()
 	if deactivate {
 		g.withdraw(f)
 	}

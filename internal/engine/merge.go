@@ -21,10 +21,24 @@ type merge struct {
 	done   chan struct{}
 }
 
-// mergeWaits reports whether a merge waits for the family's last user. The
-// caller holds Group.mu.
-func (f *family) mergeWaits() bool {
-	return f.merge != nil && !f.merge.started && !f.merge.vol.store.Usage().Invalid
+// mergeDue reports whether a merge has waited for users and has none any
+// more. The caller holds Group.mu.
+func (f *family) mergeDue() bool {
+	m := f.merge
+	return m != nil && !m.started && !m.vol.store.Usage().Invalid && f.usersBefore(m.vol) == ""
+}
+
+// usersBefore says who keeps a snapshot from being merged: users of its origin,
+// whose content would change under them, or its own. Siblings keep what they
+// show, and do not count. The caller holds Group.mu.
+func (f *family) usersBefore(v *vol) string {
+	switch {
+	case f.top.opens > 0:
+		return "origin"
+	case v.opens > 0:
+		return "snapshot"
+	}
+	return ""
 }
 
 // Merge marks a snapshot as merging and begins to merge it; when that is done
@@ -83,12 +97,7 @@ func (g *Group) mergeActive(v *vol, next *volume.Group) (open string, err error)
 	f.top.suspend()
 	defer f.top.resume()
 	g.mu.Lock()
-	switch {
-	case f.top.opens > 0:
-		open = "origin"
-	case v.opens > 0:
-		open = "snapshot"
-	}
+	open = f.usersBefore(v)
 	v.merging, f.merge = true, &merge{vol: v}
 	g.mu.Unlock()
 	if err := g.commit(next); err != nil {
@@ -103,15 +112,14 @@ func (g *Group) mergeActive(v *vol, next *volume.Group) (open string, err error)
 	return open, err
 }
 
-// beginDelayed begins a merge if the family has no user. The caller holds
-// changes.
+// beginDelayed begins a merge if it is still due. The caller holds changes.
 func (g *Group) beginDelayed(f *family) error {
 	f.top.suspend()
 	defer f.top.resume()
 	g.mu.Lock()
-	open := f.opens() > 0
+	due := f.mergeDue()
 	g.mu.Unlock()
-	if open {
+	if !due {
 		return nil
 	}
 	return g.beginMerge(f)

@@ -83,8 +83,13 @@ func memory(n int, size int64) []block.Device {
 // found makes a group "vg" of the devices, pv0 being on the first.
 func found[D block.Device](t testing.TB, devs []D) {
 	t.Helper()
+	foundWith(t, devs, extent)
+}
+
+func foundWith[D block.Device](t testing.TB, devs []D, extent int64) {
+	t.Helper()
 	stamp := volume.Stamp{NewID: newIDs(1), Time: clock().Unix(), Host: "host"}
-	spec := volume.GroupSpec{Name: "vg", ExtentSize: extent / 512}
+	spec := volume.GroupSpec{Name: "vg", ExtentSize: volume.Sectors(extent / 512)}
 	var pvs []*metastore.PV
 	for i, d := range devs {
 		pv, err := metastore.CreatePV(metastore.Source{Path: fmt.Sprintf("/dev/test%d", i), Dev: d}, metastore.PVOptions{ID: stamp.NewID()})

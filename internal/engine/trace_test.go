@@ -211,7 +211,7 @@ type during struct {
 	slots func()
 }
 
-func (d during) WriteAt(p []byte, off int64) (int, error) {
+func (d *during) WriteAt(p []byte, off int64) (int, error) {
 	if off == 4096 && d.slots != nil {
 		d.slots()
 	}
@@ -224,7 +224,7 @@ func TestOriginsAreSuspendedOverTheCommit(t *testing.T) {
 	below := memory(1, 4*mib)
 	found(t, below)
 	var slots func()
-	g := mustOpen(t, []block.Device{during{below[0], func() {
+	g := mustOpen(t, []block.Device{&during{below[0], func() {
 		if slots != nil {
 			slots()
 		}

@@ -1,0 +1,401 @@
+package engine
+
+import (
+	"fmt"
+	"slices"
+
+	"cowl/internal/block"
+	"cowl/internal/errs"
+	"cowl/internal/volume"
+)
+
+// action is something that a simulation does.
+type action struct {
+	name   string
+	weight int             // its odds
+	do     func(*sim) bool // reports whether there was something to do it with
+}
+
+var actions = []action{
+	{"write", 30, (*sim).write},
+	{"zero", 4, (*sim).zero},
+	{"flush", 8, (*sim).flush},
+	{"create", 5, (*sim).create},
+	{"snapshot", 8, (*sim).snapshot},
+	{"remove", 5, (*sim).remove},
+	{"extend", 3, (*sim).extend},
+	{"hold", 3, (*sim).hold},
+	{"release", 4, (*sim).release},
+	{"merge", 6, (*sim).merge},
+	{"await", 4, (*sim).await},
+	{"restart", 3, (*sim).restart},
+	{"reactivate", 2, (*sim).reactivate},
+}
+
+// run does so many actions and looks at everything behind each.
+func (s *sim) run(steps int, done map[string]int) {
+	s.t.Helper()
+	total := 0
+	for _, a := range actions {
+		total += a.weight
+	}
+	for len(s.log) < steps {
+		n := s.pick(total)
+		i := slices.IndexFunc(actions, func(a action) bool { n -= a.weight; return n < 0 })
+		if actions[i].do(s) {
+			done[actions[i].name]++
+		}
+		s.observe()
+	}
+	for name := range s.open {
+		s.close(name)
+	}
+	if err := s.g.Close(); err != nil {
+		s.fail("close: %v", err)
+	}
+}
+
+// pick draws a number; the generator is shared with the looks at crashes.
+func (s *sim) pick(n int) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rng.IntN(n)
+}
+
+func (s *sim) bytes(n int) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(s.rng.Uint32())
+	}
+	return b
+}
+
+// observe compares the group with the model as it runs, and learns which
+// merges have ended and which snapshots have overflowed.
+func (s *sim) observe() {
+	for _, name := range s.state.names(func(lv *simLV) bool { return lv.merging }) {
+		if s.g.current().LV(name) == nil {
+			s.with(func(st *simState) { st.merged(name) })
+		}
+	}
+	status := s.g.Status()
+	for _, name := range s.state.names((*simLV).isSnapshot) {
+		lv := s.state.lvs[name]
+		if lv.merging {
+			continue
+		}
+		invalid := status.LVs[name].Cow.Invalid
+		if !invalid && len(lv.must) > lv.room {
+			s.fail("%s is valid with %d chunks in room for %d", name, len(lv.must), lv.room)
+		}
+		if invalid && !lv.invalid {
+			if len(lv.may) <= lv.room {
+				s.fail("%s is invalid with at most %d chunks in room for %d", name, len(lv.may), lv.room)
+			}
+			s.with(func(*simState) { lv.invalid = true })
+		}
+	}
+	for _, name := range s.state.names(func(lv *simLV) bool { return !lv.merging && !lv.delayed }) {
+		if problem := s.state.lvs[name].check(s.g, status.LVs[name], false); problem != "" {
+			s.fail("%s: %s", name, problem)
+		}
+	}
+}
+
+// one draws a volume, "" if there is none that will do.
+func (s *sim) one(want func(*simLV) bool) string {
+	names := s.state.names(want)
+	if len(names) == 0 {
+		return ""
+	}
+	return names[s.pick(len(names))]
+}
+
+func usableLV(lv *simLV) bool { return !lv.merging && !lv.delayed && !lv.invalid }
+
+// device opens a volume for one request, as a user would beside others.
+func (s *sim) device(name string) block.Device {
+	d, err := s.g.Open(ctx, name, false)
+	if err != nil {
+		s.fail("open %s: %v", name, err)
+	}
+	return d
+}
+
+func (s *sim) request(name string, f func(block.Device) error) {
+	d := s.device(name)
+	if err := f(d); err != nil {
+		// A snapshot may overflow under a write of its own.
+		if lv := s.state.lvs[name]; !lv.isSnapshot() || len(lv.may) <= lv.room {
+			s.fail("%s: %v", name, err)
+		}
+	}
+	s.released(name, d)
+}
+
+// released closes a device; the last one of an origin may begin a merge.
+func (s *sim) released(name string, d block.Device) {
+	top := s.topOf(name)
+	var waits string
+	if m := s.state.mergingInto(top); m != nil && m.delayed && !m.invalid && s.open[top] == nil && s.open[m.name] == nil {
+		waits = m.name
+	}
+	close := func() error { return d.Close() }
+	if waits == "" {
+		if err := close(); err != nil {
+			s.fail("close %s: %v", name, err)
+		}
+		return
+	}
+	s.change(func(next *simState) { next.merge(waits) }, close)
+}
+
+func (s *sim) topOf(name string) string {
+	if lv := s.state.lvs[name]; lv != nil && lv.isSnapshot() {
+		return lv.origin
+	}
+	return name
+}
+
+// held reports whether a user has a volume of the family open.
+func (s *sim) held(top string) bool {
+	for name := range s.open {
+		if s.topOf(name) == top {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *sim) write() bool {
+	name := s.one(usableLV)
+	if name == "" {
+		return false
+	}
+	size := len(s.state.lvs[name].cur)
+	off := s.pick(size)
+	n := 1 + s.pick(min(size-off, 20*kib))
+	if s.pick(3) > 0 { // mostly whole sectors
+		off, n = off/sector*sector, (n+sector-1)/sector*sector
+		n = min(n, size-off)
+	}
+	p := s.bytes(n)
+	s.note("write %s %d+%d", name, off, n)
+	s.with(func(st *simState) { st.write(name, p, off) })
+	s.request(name, func(d block.Device) error { _, err := d.WriteAt(p, int64(off)); return err })
+	return true
+}
+
+func (s *sim) zero() bool {
+	name := s.one(usableLV)
+	if name == "" {
+		return false
+	}
+	size := len(s.state.lvs[name].cur)
+	off := s.pick(size/sector) * sector
+	n := min(size-off, (1+s.pick(32))*sector)
+	s.note("zero %s %d+%d", name, off, n)
+	s.with(func(st *simState) { st.write(name, make([]byte, n), off) })
+	s.request(name, func(d block.Device) error { return d.WriteZeroes(int64(off), int64(n)) })
+	return true
+}
+
+func (s *sim) flush() bool {
+	name := s.one(usableLV)
+	if name == "" {
+		return false
+	}
+	s.note("flush %s", name)
+	d := s.device(name)
+	if err := d.Flush(); err != nil {
+		s.fail("flush %s: %v", name, err)
+	}
+	s.with(func(st *simState) { st.lvs[name].flushed() })
+	s.released(name, d)
+	return true
+}
+
+func (s *sim) create() bool {
+	if len(s.state.lvs) >= 5 {
+		return false
+	}
+	name := fmt.Sprintf("v%d", len(s.log))
+	extents := 1 + s.pick(3)
+	if s.g.current().Free() < volume.Extents(extents) {
+		return false
+	}
+	s.note("lvcreate -l %d -n %s", extents, name)
+	s.change(func(next *simState) { next.lvs[name] = newSimLV(name, extents*simExtent) }, func() error {
+		_, err := s.g.CreateLV(ctx, volume.LVSpec{Name: name, Size: volume.Size{Extents: volume.Extents(extents)}})
+		return err
+	})
+	return true
+}
+
+// snapshot takes one of one or two origins at one instant.
+func (s *sim) snapshot() bool {
+	origins := s.state.names(func(lv *simLV) bool { return !lv.isSnapshot() && s.state.mergingInto(lv.name) == nil })
+	if len(origins) == 0 || len(s.state.lvs) >= 8 {
+		return false
+	}
+	s.mu.Lock()
+	s.rng.Shuffle(len(origins), func(i, j int) { origins[i], origins[j] = origins[j], origins[i] })
+	s.mu.Unlock()
+	origins = origins[:1+s.pick(min(2, len(origins)))]
+	if s.g.current().Free() < volume.Extents(2*len(origins)) {
+		return false
+	}
+	var specs []volume.SnapshotSpec
+	for i, origin := range origins {
+		specs = append(specs, volume.SnapshotSpec{
+			Origin: origin, Name: fmt.Sprintf("s%d_%d", len(s.log), i),
+			Size:      volume.Size{Extents: volume.Extents(1 + s.pick(2))},
+			ChunkSize: volume.Sectors(8 << s.pick(2)),
+		})
+	}
+	s.note("lvcreate -s %+v", specs)
+	s.change(func(next *simState) {
+		for _, spec := range specs {
+			chunk := int(spec.ChunkSize.Bytes())
+			limit := (int(volume.CowMax(int64(len(next.lvs[spec.Origin].cur)), spec.ChunkSize)) + simExtent - 1) / simExtent
+			size := min(limit, int(spec.Size.Extents)) * simExtent
+			next.snapshot(spec.Origin, spec.Name, chunk, size/chunk-2)
+		}
+	}, func() error {
+		_, err := s.g.CreateSnapshots(ctx, specs)
+		return err
+	})
+	return true
+}
+
+func (s *sim) remove() bool {
+	name := s.one(func(lv *simLV) bool { return !s.held(s.topOf(lv.name)) && (!lv.merging && !lv.delayed || lv.invalid) })
+	if name == "" {
+		return false
+	}
+	s.note("lvremove %s", name)
+	s.change(func(next *simState) { next.remove(name) }, func() error {
+		_, err := s.g.RemoveLVs(ctx, []string{name})
+		return err
+	})
+	return true
+}
+
+func (s *sim) extend() bool {
+	name := s.one(func(lv *simLV) bool {
+		return !lv.isSnapshot() && s.state.mergingInto(lv.name) == nil && len(lv.cur) < 4*simExtent
+	})
+	if name == "" || s.g.current().Free() == 0 {
+		return false
+	}
+	s.note("lvextend -l +1 %s", name)
+	s.change(func(next *simState) { next.lvs[name].extend(len(next.lvs[name].cur) + simExtent) }, func() error {
+		_, err := s.g.ExtendLV(ctx, volume.ExtendSpec{Name: name, Size: volume.Size{Extents: 1}, Relative: true})
+		return err
+	})
+	return true
+}
+
+func (s *sim) hold() bool {
+	name := s.one(func(lv *simLV) bool { return usableLV(lv) && s.open[lv.name] == nil })
+	if name == "" {
+		return false
+	}
+	s.note("open %s", name)
+	s.open[name] = s.device(name)
+	return true
+}
+
+func (s *sim) release() bool {
+	for _, name := range s.state.names(func(lv *simLV) bool { return s.open[lv.name] != nil }) {
+		s.close(name)
+		return true
+	}
+	return false
+}
+
+func (s *sim) close(name string) {
+	s.note("close %s", name)
+	d := s.open[name]
+	delete(s.open, name)
+	s.released(name, d)
+}
+
+func (s *sim) merge() bool {
+	name := s.one(func(lv *simLV) bool {
+		return lv.isSnapshot() && !lv.invalid && s.state.mergingInto(lv.origin) == nil
+	})
+	if name == "" {
+		return false
+	}
+	lv := s.state.lvs[name]
+	delayed := s.open[lv.origin] != nil || s.open[name] != nil
+	s.note("lvconvert --merge %s (delayed: %v)", name, delayed)
+	s.change(func(next *simState) {
+		if delayed {
+			next.lvs[name].delayed = true
+		} else {
+			next.merge(name)
+		}
+	}, func() error {
+		_, err := s.g.Merge(ctx, name)
+		return err
+	})
+	return true
+}
+
+// await waits until merges have ended. The other actions go on beside them.
+func (s *sim) await() bool {
+	names := s.state.names(func(lv *simLV) bool { return lv.merging })
+	for _, name := range names {
+		s.note("await %s", name)
+		until(s.t, name+" has been merged", func() bool { return s.g.current().LV(name) == nil })
+	}
+	return len(names) > 0
+}
+
+// restart closes everything, which flushes it, and begins anew.
+func (s *sim) restart() bool {
+	s.note("restart")
+	if err := s.g.Close(); err != nil {
+		s.fail("close: %v", err)
+	}
+	for name, d := range s.open {
+		d.Close()
+		delete(s.open, name)
+	}
+	s.restarted()
+	s.start()
+	return true
+}
+
+// restarted is what the model makes of a flush of everything, and of an
+// activation.
+func (s *sim) restarted() {
+	s.with(func(st *simState) {
+		for _, lv := range st.lvs {
+			lv.flushed()
+		}
+		*st = *st.afterCrash()
+	})
+}
+
+func (s *sim) reactivate() bool {
+	_, err := s.g.Deactivate(ctx)
+	if len(s.open) > 0 {
+		if !errs.Is(err, errs.Busy) {
+			s.fail("deactivate with %d volumes open: %v", len(s.open), err)
+		}
+		_, err = s.g.Activate(ctx)
+	} else if err == nil {
+		s.note("vgchange -an, vgchange -ay")
+		s.restarted()
+		_, err = s.g.Activate(ctx)
+	}
+	if err != nil {
+		s.fail("reactivate: %v", err)
+	}
+	return true
+}
