@@ -2,7 +2,7 @@
 
 FUZZTIME ?= 30s
 VERSION  := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS  := -s -w -X main.version=$(VERSION)
+LDFLAGS  := -s -w -X cowl/internal/cli.buildVersion=$(VERSION)
 
 export CGO_ENABLED = 0
 
