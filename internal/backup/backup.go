@@ -29,6 +29,8 @@ type Options struct {
 	Format       Format      // "" means Raw
 	SnapshotSize volume.Size // zero: the group's default, which cannot overflow where there is room for that
 	Tool         string      // name and version of the program, for the manifest
+	// DryRun looks whether the backup could begin, and reports what it would do.
+	DryRun bool
 	Reporter
 
 	open  func(path string) (outputFile, error) // tests put faults behind it

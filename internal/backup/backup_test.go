@@ -391,10 +391,15 @@ func TestOverflow(t *testing.T) {
 				var reads atomic.Int64
 				g.wrap = func(_ string, d block.Device) block.Device {
 					return &hooked{d, func(op string, off int64) error {
-						if op == "read" && reads.Add(1) == at {
-							if _, err := vol.dev.WriteAt(make([]byte, 2*mib), 0); err != nil {
-								t.Error(err)
-							}
+						if op != "read" || reads.Add(1) != at {
+							return nil
+						}
+						// Flushed: a staged write has not overflowed anything yet.
+						if _, err := vol.dev.WriteAt(make([]byte, 2*mib), 0); err != nil {
+							t.Error(err)
+						}
+						if err := vol.dev.Flush(); err != nil {
+							t.Error(err)
 						}
 						return nil
 					}}
@@ -434,7 +439,7 @@ func TestOverflowIsNoticedEarly(t *testing.T) {
 				}
 				time.Sleep(time.Minute)
 				_, err := vol.dev.WriteAt(make([]byte, mib), 0)
-				return err
+				return errors.Join(err, vol.dev.Flush())
 			}}
 		}
 		started := time.Now()
