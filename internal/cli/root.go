@@ -23,6 +23,12 @@ type app struct {
 	yes, test      bool
 	devices        []string
 	devicesFile    string
+	rundir         string // of serve only
+	statedir       string // of serve only
+
+	command string          // the command line, for the metadata's description
+	warned  map[string]bool // warnings that were given
+	dryRun  bool            // that it is a test was said
 
 	// source replaces what reports are made of, in tests.
 	source func(context.Context) (*fields.Data, error)
@@ -31,6 +37,8 @@ type app struct {
 // execute runs the command that the arguments name.
 func (a *app) execute(ctx context.Context, args []string) error {
 	root := a.root()
+	a.warned = map[string]bool{}
+	a.command = strings.Join(append([]string{"cowl"}, args...), " ")
 	args, err := expand(root, args)
 	if err != nil {
 		return err
@@ -106,14 +114,12 @@ func noCommand(root *cobra.Command, name string) error {
 // flagError turns what pflag found wrong into LVM's words.
 func flagError(cmd *cobra.Command, err error) error {
 	var (
-		unknown  *pflag.NotExistError
-		missing  *pflag.ValueRequiredError
-		bad      *pflag.InvalidValueError
-		text     = err.Error()
-		exclusve = errors.Is(err, errRepeated)
+		unknown *pflag.NotExistError
+		missing *pflag.ValueRequiredError
+		bad     *pflag.InvalidValueError
+		text    = err.Error()
 	)
 	switch {
-	case exclusve:
 	case errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() == "":
 		text = fmt.Sprintf("%s: unrecognized option '--%s'", cmd.Name(), unknown.GetSpecifiedName())
 	case errors.As(err, &unknown):
@@ -122,6 +128,8 @@ func flagError(cmd *cobra.Command, err error) error {
 		text = fmt.Sprintf("%s: option '--%s' requires an argument", cmd.Name(), missing.GetSpecifiedName())
 	case errors.As(err, &missing):
 		text = fmt.Sprintf("%s: option requires an argument -- '%s'", cmd.Name(), missing.GetSpecifiedName())
+	case errors.As(err, &bad) && errors.Is(err, errRepeated):
+		text = fmt.Sprintf("Option %s may not be repeated.", flagName(bad.GetFlag()))
 	case errors.As(err, &bad):
 		text = fmt.Sprintf("Invalid argument for --%s: %s", bad.GetFlag().Name, bad.GetValue())
 		if cause := errors.Unwrap(bad); errs.Is(cause, errs.Usage) {
@@ -129,6 +137,14 @@ func flagError(cmd *cobra.Command, err error) error {
 		}
 	}
 	return hintHelp(cmd, errs.E(errs.Usage, "%s\nError during parsing of command line.", text))
+}
+
+// flagName is an option as LVM names it: -n/--name.
+func flagName(f *pflag.Flag) string {
+	if f.Shorthand != "" {
+		return "-" + f.Shorthand + "/--" + f.Name
+	}
+	return "--" + f.Name
 }
 
 // hintHelp adds where to read on.
@@ -164,6 +180,24 @@ func atLeast(n int) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// exactly wants n positional arguments.
+func exactly(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != n {
+			return noSyntax(cmd)
+		}
+		return nil
+	}
+}
+
+// noArgs wants no positional arguments.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return noSyntax(cmd)
+	}
+	return nil
 }
 
 // expand completes long options that are abbreviated, as getopt does: any

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -23,6 +24,9 @@ type option[T any] struct {
 }
 
 func (o *option[T]) Set(text string) error {
+	if o.given {
+		return errRepeated
+	}
 	v, err := o.parse(text)
 	if err != nil {
 		return err
@@ -43,6 +47,13 @@ func oneOf[T any](words map[string]T) func(string) (T, error) {
 		}
 		return v, nil
 	}
+}
+
+// textOption is an option whose argument is taken as it is.
+type textOption = option[string]
+
+func newText(kind string) textOption {
+	return textOption{kind: kind, parse: func(text string) (string, error) { return text, nil }}
 }
 
 // yesNo is an option with the argument y or n.
@@ -95,4 +106,16 @@ func notZero(given bool, zero bool, name string) error {
 		return errs.E(errs.Usage, "--%s may not be zero.", name)
 	}
 	return nil
+}
+
+// parseCount reads a number that is not negative.
+func parseCount(text string) (uint64, error) { return strconv.ParseUint(text, 10, 32) }
+
+// parseExtentSize reads the size of a group's extents.
+func parseExtentSize(text string) (int64, error) {
+	n, err := volume.ParseSize(text, 'm')
+	if err != nil {
+		return 0, err
+	}
+	return n, volume.CheckExtentSize(volume.Sectors(n >> 9))
 }

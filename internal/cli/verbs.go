@@ -5,7 +5,8 @@ import "github.com/spf13/cobra"
 // verbs are all commands, in the order of the help. To add one, write a file
 // with a function like these and name it here.
 var verbs = []func(*app) *cobra.Command{
-	newPVs, newPVDisplay,
-	newVGs, newVGDisplay,
-	newLVs, newLVDisplay,
+	newPVCreate, newPVs, newPVDisplay, newPVScan, newPVRemove,
+	newVGCreate, newVGExtend, newVGReduce, newVGChange, newVGs, newVGDisplay, newVGRemove,
+	newLVCreate, newLVChange, newLVConvert, newLVs, newLVDisplay, newLVRemove,
+	newServe, newBackup, newVerify, newRestore, newDemo, newVersion,
 }
