@@ -2,6 +2,7 @@ package manager
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -75,6 +76,10 @@ func (h *Host) devicesFile() (path string, named bool, err error) {
 	return path, name != "", err
 }
 
+// errNoDevicesFile is for a devices file that somebody named and that is not
+// there. A command that would list a device in it creates it.
+var errNoDevicesFile = errors.New("Devices file not found")
+
 // candidates lists the devices to look at, each once.
 func (h *Host) candidates() ([]candidate, []string, error) {
 	c := &collector{seen: map[string]bool{}}
@@ -93,7 +98,7 @@ func (h *Host) candidates() ([]candidate, []string, error) {
 	case err != nil:
 		return nil, nil, err
 	case named && !exists:
-		return nil, nil, errs.E(errs.NotFound, "Devices file not found: %s", path)
+		return nil, nil, errs.E(errs.NotFound, "%w: %s", errNoDevicesFile, path)
 	case named || !h.root || h.o.StateDir != "":
 		return c.list, c.warnings, nil
 	}

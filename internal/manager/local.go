@@ -64,9 +64,25 @@ func (l *Local) Status(ctx context.Context) (*Status, error) {
 	return st, nil
 }
 
+// checkWhole refuses to change a group of which PVs are missing, as LVM2 does.
+// What is left of it can be activated and read.
+func (l *Local) checkWhole() error {
+	model, here := l.engine.Status().Model, l.store.State()
+	for _, pv := range model.PVs {
+		if _, ok := here[pv.ID]; !ok {
+			return errs.WithHint(errs.E(errs.Conflict, "Cannot change VG %s while PVs are missing.", model.Name),
+				"Bring back PV %s (last seen as %s).", pv.ID, pv.Device)
+		}
+	}
+	return nil
+}
+
 // CreateLV implements Group.
 func (l *Local) CreateLV(ctx context.Context, spec volume.LVSpec) (*Result, error) {
-	var err error
+	err := l.checkWhole()
+	if err != nil {
+		return nil, err
+	}
 	if spec.PVs, err = l.resolve(spec.PVs); err != nil {
 		return nil, err
 	}
@@ -75,6 +91,9 @@ func (l *Local) CreateLV(ctx context.Context, spec volume.LVSpec) (*Result, erro
 
 // CreateSnapshots implements Group.
 func (l *Local) CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpec) (*Result, error) {
+	if err := l.checkWhole(); err != nil {
+		return nil, err
+	}
 	specs = slices.Clone(specs)
 	for i := range specs {
 		var err error
@@ -87,11 +106,17 @@ func (l *Local) CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpec
 
 // RemoveLVs implements Group.
 func (l *Local) RemoveLVs(ctx context.Context, names []string) (*Result, error) {
+	if err := l.checkWhole(); err != nil {
+		return nil, err
+	}
 	return result(l.engine.RemoveLVs(ctx, names))
 }
 
 // SetReadOnly implements Group.
 func (l *Local) SetReadOnly(ctx context.Context, name string, readOnly bool) (*Result, error) {
+	if err := l.checkWhole(); err != nil {
+		return nil, err
+	}
 	return result(l.engine.SetReadOnly(ctx, name, readOnly))
 }
 
@@ -107,12 +132,18 @@ func (l *Local) Deactivate(ctx context.Context, names ...string) (*Result, error
 
 // Merge implements Group.
 func (l *Local) Merge(ctx context.Context, snapshot string) (*Result, error) {
+	if err := l.checkWhole(); err != nil {
+		return nil, err
+	}
 	return result(l.engine.Merge(ctx, snapshot))
 }
 
 // AddPVs implements Group. Devices that are no PVs become some if nothing that
 // can be recognised is on them; Host.CreatePVs is for the others.
 func (l *Local) AddPVs(ctx context.Context, paths []string) (*Result, error) {
+	if err := l.checkWhole(); err != nil {
+		return nil, err
+	}
 	l.pvs.Lock()
 	defer l.pvs.Unlock()
 	name := l.engine.Status().Model.Name
@@ -137,6 +168,9 @@ func (l *Local) AddPVs(ctx context.Context, paths []string) (*Result, error) {
 
 // RemovePVs implements Group.
 func (l *Local) RemovePVs(ctx context.Context, paths []string) (*Result, error) {
+	if err := l.checkWhole(); err != nil {
+		return nil, err
+	}
 	l.pvs.Lock()
 	defer l.pvs.Unlock()
 	var ids []volume.UUID
@@ -160,6 +194,9 @@ func (l *Local) RemovePVs(ctx context.Context, paths []string) (*Result, error) 
 
 // RemoveGroup implements Group.
 func (l *Local) RemoveGroup(ctx context.Context) (*Result, error) {
+	if err := l.checkWhole(); err != nil {
+		return nil, err
+	}
 	return result(l.engine.RemoveGroup(ctx))
 }
 

@@ -121,7 +121,7 @@ func (h *Host) groupOf(ctx context.Context, name string) (standing, error) {
 	if err != nil {
 		return standing{}, err
 	}
-	s, err := h.scan(ctx)
+	s, err := h.scanForNew(ctx)
 	if err != nil {
 		return standing{}, err
 	}
@@ -307,7 +307,7 @@ func (h *Host) checkNew(ctx context.Context, spec volume.GroupSpec, names []stri
 		owner.Close()
 		return errs.E(errs.Exists, "A volume group called %s is being served from %s.", spec.Name, h.o.RunDir)
 	}
-	s, err := h.scan(ctx)
+	s, err := h.scanForNew(ctx)
 	if err != nil {
 		return err
 	}

@@ -110,6 +110,16 @@ func ownersPV(listed *volume.PV, st PVStatus) *PVInfo {
 	}
 }
 
+// scanForNew is scan for commands that make something new, which may be the
+// first that is listed in a devices file.
+func (h *Host) scanForNew(ctx context.Context) (*scanned, error) {
+	s, err := h.scan(ctx)
+	if errors.Is(err, errNoDevicesFile) {
+		return &scanned{set: newDeviceSet(lockOptions), found: &metastore.Inventory{}}, nil
+	}
+	return s, err
+}
+
 // scanned is what was read of the devices, which are open.
 type scanned struct {
 	set      *deviceSet
