@@ -11,6 +11,45 @@ import (
 
 func sum(b []byte) uint32 { return checksum.LVM(b) }
 
+// hooked runs a function once, before the first read of a range.
+type hooked struct {
+	*mem.Device
+	off, end int64
+	hook     func()
+}
+
+func (h *hooked) ReadAt(p []byte, off int64) (int, error) {
+	if h.hook != nil && off >= h.off && off < h.end {
+		hook := h.hook
+		h.hook = nil
+		hook()
+	}
+	return h.Device.ReadAt(p, off)
+}
+
+// Between a reader's look at the header and at the text, another process
+// commits so often that the text is overwritten.
+func TestReadIsRetriedWhenTheHeaderMoved(t *testing.T) {
+	g := newIDs()
+	dev := mem.New(16 * mib)
+	s := founded(t, g, "vg", create(t, g, PVOptions{MetadataSize: minMDASize, DataAlignment: 4096}, dev)...)
+	overwritten := false
+	h := &hooked{Device: dev, off: firstMDA + 512, end: firstMDA + minMDASize}
+	h.hook = func() {
+		for range 60 { // about as many as fill the buffer
+			mustChange(t, s, s.Group())
+		}
+		overwritten = true
+	}
+	f := assembled(t, h)
+	if !overwritten {
+		t.Fatal("nothing was committed in between")
+	}
+	if len(f.Problems) > 0 || f.Group.Seqno != s.Group().Seqno {
+		t.Errorf("seqno %d (now %d), problems %q", f.Group.Seqno, s.Group().Seqno, f.Problems)
+	}
+}
+
 // While one process commits without pause, others that read without a lock
 // always see a whole group, whose sequence number never falls.
 func TestReadDuringCommits(t *testing.T) {
