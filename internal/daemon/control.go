@@ -25,6 +25,8 @@ type control struct {
 	log   *slog.Logger
 	// locate fills in where clients find a volume.
 	locate func(name string, st *manager.LVStatus)
+	// changed is told when a request may have changed which volumes there are.
+	changed func()
 
 	// gate is held shared while a request runs, and alone by a request after
 	// which the daemon may end and by whoever ends it: nothing can slip in
@@ -41,8 +43,9 @@ type control struct {
 func newControl(group manager.Group, name string, log *slog.Logger) *control {
 	return &control{
 		group: group, name: name, pid: os.Getpid(), log: log,
-		locate: func(string, *manager.LVStatus) {},
-		stop:   make(chan struct{}), closed: make(chan struct{}),
+		locate:  func(string, *manager.LVStatus) {},
+		changed: func() {},
+		stop:    make(chan struct{}), closed: make(chan struct{}),
 	}
 }
 
@@ -137,7 +140,11 @@ func handle[Req any](c *control, mux *http.ServeMux, name string, f func(context
 			c.send(w, reply{Error: encodeError(err)})
 			return
 		}
-		c.send(w, c.shared(func() reply { return f(r.Context(), req) }))
+		rep := c.shared(func() reply { return f(r.Context(), req) })
+		if rep.Result != nil {
+			c.changed()
+		}
+		c.send(w, rep)
 	})
 }
 
@@ -161,6 +168,8 @@ func handleLast[Req any](c *control, mux *http.ServeMux, name string,
 			if rep.Error == nil {
 				rep.Error = encodeError(c.closeErr)
 			}
+		} else {
+			c.changed()
 		}
 		c.send(w, rep)
 	})

@@ -38,6 +38,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"cowl/internal/export/fuse"
 	"cowl/internal/export/nbd"
 	"cowl/internal/manager"
 )
@@ -90,7 +91,7 @@ type server struct {
 	paths    Paths
 	claim    *claim
 	nbd      *nbd.Server
-	files    files
+	files    *fuse.Mount
 	requests net.Listener // of the control socket
 	control  *control
 	http     *http.Server
@@ -149,7 +150,7 @@ func (s *server) listen() error {
 	s.nbd = nbd.NewServer(exports, s.log)
 	s.loop("NBD", func() error { return s.nbd.Serve(blocks) })
 	if !s.options.NoFiles {
-		if s.files, err = mount(s.paths.Mount, exports, s.log); err != nil {
+		if s.files, err = fuse.Serve(s.paths.Mount, exports); err != nil {
 			s.log.Warn("volumes are not shown as files", "err", err)
 		}
 	}
@@ -158,6 +159,9 @@ func (s *server) listen() error {
 	}
 	s.control = newControl(s.group, s.options.Group, s.log)
 	s.control.locate = s.locate
+	if s.files != nil {
+		s.control.changed = s.files.Refresh
+	}
 	s.http = s.control.server()
 	s.loop("control", func() error { return s.http.Serve(s.requests) })
 	return nil
@@ -210,7 +214,7 @@ func (s *server) end() error {
 		problems = append(problems, s.nbd.Shutdown(ctx))
 	}
 	if s.files != nil {
-		problems = append(problems, s.files.Unmount())
+		problems = append(problems, s.files.Close(ctx))
 	}
 	problems = append(problems, s.group.Close())
 	if s.requests != nil {
