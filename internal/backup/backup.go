@@ -57,7 +57,8 @@ type Report struct {
 	Seconds      float64  `json:"seconds"`
 	Rate         float64  `json:"bytes_per_second"`      // ImageBytes over Seconds
 	SnapshotFill *float64 `json:"snapshot_fill_percent"` // highest; null if there is no store
-	Notes        []string `json:"notes,omitempty"`
+	// Notes are what Reporter.Note was told, and what was said of the snapshot.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // ErrInterrupted is in the error of a backup whose context was cancelled.
@@ -176,9 +177,7 @@ func (j *job) read(ctx context.Context) (left, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, text := range notes {
-		j.note(text)
-	}
+	j.report.Notes = append(j.report.Notes, notes...)
 	if err := j.describeSnapshot(ctx); err != nil {
 		return nil, err
 	}
@@ -270,7 +269,7 @@ func (j *job) fillTar(ctx context.Context) (digest, error) {
 // errNoFile says that a volume is nowhere where the kernel could mount it.
 func errNoFile(vg, lv string) error {
 	return errs.WithHint(errs.E(errs.Conflict, "%s/%s is not there as a file or device that could be mounted", vg, lv),
-		"activate the group where FUSE is available (cowl vgchange -ay %s), or use --format raw", vg)
+		"Activate the group where FUSE is available (cowl vgchange -ay %s), or use --format raw.", vg)
 }
 
 // prove flushes the image and compares what the disk holds with what was read.
@@ -283,7 +282,7 @@ func (j *job) prove(ctx context.Context) error {
 		return err
 	}
 	if err := errDamaged("image as read back", found); err != nil {
-		return errs.WithHint(err, "the target disk does not return what was written to it: look at its health and the kernel's log")
+		return errs.WithHint(err, "The target disk does not return what was written to it: look at its health and at the kernel's log.")
 	}
 	st, err := os.Stat(j.out.partial())
 	if err != nil {

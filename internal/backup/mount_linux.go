@@ -24,7 +24,7 @@ func canMount() error {
 // errNoTar explains what to do instead of an archive.
 func errNoTar(why string) error {
 	return errs.WithHint(errs.E(errs.Unsupported, "format tar: %s", why),
-		"use --format raw, which backs up any volume as it is; a file-system reader that needs no mount is to come")
+		"Use --format raw, which backs up any volume as it is. A file-system reader that needs no mount is to come.")
 }
 
 // fileSystem is one that we mount, recognised by its magic.
@@ -81,7 +81,7 @@ func mountTree(path string, readOnly bool) (root string, release func() error, e
 	if errors.Is(err, unix.EROFS) || readOnly && errors.Is(err, unix.EACCES) {
 		err = errs.WithHint(
 			errs.E(errs.Conflict, "the %s journal has to be replayed, and the snapshot is read-only: %w", fs.name, err),
-			"make it writable (lvchange -p rw), or back up its origin and let cowl take the snapshot")
+			"Make it writable (lvchange -p rw), or back up its origin and let cowl take the snapshot.")
 	}
 	if err != nil {
 		return "", nil, fmt.Errorf("mount %s: %w", path, err)

@@ -18,7 +18,7 @@ type treeStats struct {
 // canMount says why a file system cannot be mounted here.
 func canMount() error {
 	return errs.WithHint(errs.E(errs.Unsupported, "format tar: reading a file system mounts it, which cowl does on Linux only"),
-		"use --format raw, which backs up any volume as it is; a file-system reader that needs no mount is to come")
+		"Use --format raw, which backs up any volume as it is. A file-system reader that needs no mount is to come.")
 }
 
 // archive is never reached: canMount comes first.

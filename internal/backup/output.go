@@ -89,7 +89,7 @@ func checkDir(dir string) error {
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return errs.WithHint(errs.E(errs.NotFound, "target directory %s does not exist", dir),
-			"make it with mkdir -p %s, or mount the disk it should be on", dir)
+			"Make it with mkdir -p %s, or mount the disk that it should be on.", dir)
 	case err != nil:
 		return err
 	case !st.IsDir():

@@ -107,7 +107,7 @@ func (r *restore) note(format string, args ...any) {
 // that names the option.
 func (r *restore) unlessForced(doubt error) error {
 	if !r.o.Force {
-		return errs.WithHint(doubt, "--force writes it all the same")
+		return errs.WithHint(doubt, "--force writes it all the same.")
 	}
 	r.note("%v", doubt)
 	return nil
@@ -124,7 +124,7 @@ func (r *restore) loadManifest() error {
 	}
 	if m.Image.Format != Raw {
 		return errs.WithHint(errs.E(errs.Unsupported, "%s holds files (format %s), not a volume's image", r.o.Image, m.Image.Format),
-			"make a file system on the volume, mount it, and unpack: tar -C MOUNTPOINT --numeric-owner --xattrs --xattrs-include='*' -xpf %s", r.o.Image)
+			"Make a file system on the volume, mount it, and unpack: tar -C MOUNTPOINT --numeric-owner --xattrs --xattrs-include='*' -xpf %s", r.o.Image)
 	}
 	r.want = &m.Image
 	return nil
@@ -151,11 +151,11 @@ func (r *restore) checkTarget(st *manager.Status, opens int) error {
 	case isSnapshot && snap.Segment.Merging || merging:
 		return errs.E(errs.Conflict, "%s is being merged", id)
 	case lv.ReadOnly() || rt.ReadOnly:
-		return errs.WithHint(errs.E(errs.Conflict, "%s is read-only", id), "make it writable with: cowl lvchange -p rw %s", id)
+		return errs.WithHint(errs.E(errs.Conflict, "%s is read-only", id), "Make it writable with: cowl lvchange -p rw %s", id)
 	case size < r.report.ImageBytes:
 		return errs.E(errs.NoSpace, "%s has %d bytes, the image %d: it does not fit", id, size, r.report.ImageBytes)
 	case rt.Opens > opens:
-		return errs.WithHint(errs.E(errs.Busy, "%s is in use (%d open)", id, rt.Opens-opens), "unmount it, or disconnect the NBD clients that have it open")
+		return errs.WithHint(errs.E(errs.Busy, "%s is in use (%d open)", id, rt.Opens-opens), "Unmount it, or disconnect the NBD clients that have it open.")
 	}
 	return nil
 }
@@ -203,7 +203,7 @@ func (r *restore) write(ctx context.Context) error {
 	r.warnSnapshots(st)
 	if err := r.fill(ctx, dev); err != nil {
 		return errs.WithHint(fmt.Errorf("restore of %s/%s did not end: %w", r.report.VG, r.o.LV, err),
-			"the volume now holds a mixture of old and new; run the restore again")
+			"The volume now holds a mixture of old and new: run the restore again.")
 	}
 	return r.checkAfter(ctx)
 }

@@ -58,7 +58,7 @@ func findSource(ctx context.Context, g manager.Group, name string) (*source, *ma
 	_, merging := st.Group.MergingInto(lv)
 	switch {
 	case isSnapshot && snap.Segment.Merging, merging:
-		return nil, nil, errs.WithHint(errs.E(errs.Conflict, "%s/%s is being merged", st.Group.Name, name), "wait until lvs shows the merge as done")
+		return nil, nil, errs.WithHint(errs.E(errs.Conflict, "%s/%s is being merged", st.Group.Name, name), "Wait until lvs shows that the merge is done.")
 	case isSnapshot:
 		s.snapshot, s.readOnly = name, lv.ReadOnly()
 	default:
@@ -115,7 +115,7 @@ func (s *source) take(ctx context.Context, size volume.Size, readOnly bool) (not
 	spec := volume.SnapshotSpec{Origin: s.lv.Name, Name: s.snapshot, Size: size, ReadOnly: readOnly, Tags: []string{Tag, s.owner}}
 	r, err := s.g.CreateSnapshots(ctx, []volume.SnapshotSpec{spec})
 	if errs.Is(err, errs.NoSpace) {
-		err = errs.WithHint(err, "add a physical volume with vgextend, or ask for a smaller snapshot with -L")
+		err = errs.WithHint(err, "Add a physical volume with vgextend, or ask for a smaller snapshot with -L.")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("snapshot of %s/%s: %w", s.vg.Name, s.lv.Name, err)
@@ -177,7 +177,7 @@ func (s *source) check(ctx context.Context) (*manager.CowStatus, error) {
 			why = " (" + rt.Cow.Reason + ")"
 		}
 		return rt.Cow, errs.WithHint(errs.E(errs.NoSpace, "snapshot %s has overflowed%s: its content is lost", s.id(), why),
-			"give the snapshot more room with -L; what changes on %s/%s during the backup has to fit", s.vg.Name, s.lv.Name)
+			"Give the snapshot more room with -L: what changes on %s/%s during the backup has to fit.", s.vg.Name, s.lv.Name)
 	}
 	return rt.Cow, nil
 }
