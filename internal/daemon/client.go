@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"cowl/internal/block"
@@ -255,6 +256,9 @@ func absoluteRanges(ranges []volume.PVRange) ([]volume.PVRange, error) {
 	}
 	out := append([]volume.PVRange(nil), ranges...)
 	for i := range out {
+		if strings.HasPrefix(out[i].PV, "@") {
+			continue // a tag, which names the same PVs everywhere
+		}
 		abs, err := filepath.Abs(out[i].PV)
 		if err != nil {
 			return nil, err
