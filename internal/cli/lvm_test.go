@@ -2,7 +2,6 @@ package cli
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,13 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"cowl/internal/block/file"
-	"cowl/internal/cli/fields"
 	"cowl/internal/lvmtest"
-	"cowl/internal/manager"
-	"cowl/internal/metastore"
 )
 
 // Real lvm2 and cowl look at the same loop devices, and every report must be
@@ -46,6 +39,7 @@ var fragments = []string{
 type bench struct {
 	t    *testing.T
 	lvm  *lvmtest.LVM
+	dir  string // cowl's state
 	devs []string
 	hide []string // devices that are unplugged
 }
@@ -64,70 +58,25 @@ func (b *bench) lvmSays(args []string) string {
 	return out
 }
 
+// cowlSays runs our command on the same devices.
 func (b *bench) cowlSays(args []string) string {
-	var out, talk bytes.Buffer
-	env := &Env{Stdout: &out, Stderr: &talk, Getenv: func(string) string { return "" }, Now: time.Now, Zone: time.UTC}
-	a := &app{Env: env, source: func(context.Context) (*fields.Data, error) { return b.data(), nil }}
-	if err := a.execute(context.Background(), args); err != nil {
-		b.t.Logf("cowl %s: %v: %s", strings.Join(args, " "), err, talk.String())
-	}
-	return out.String()
-}
-
-// data reads the devices as they are now.
-func (b *bench) data() *fields.Data {
-	var pvs []*metastore.PV
-	for _, path := range b.devs {
-		if slices.Contains(b.hide, path) {
-			continue
-		}
-		dev, err := file.Open(path, file.Options{ReadOnly: true})
-		if err != nil {
-			b.t.Fatal(err)
-		}
-		b.t.Cleanup(func() { dev.Close() })
-		if pv, err := metastore.ReadPV(metastore.Source{Path: path, Dev: dev}); err == nil {
-			pvs = append(pvs, pv)
-		}
-	}
-	inv := metastore.Assemble(pvs)
-	d := &fields.Data{}
-	for _, f := range inv.Groups {
-		var list []*fields.PV
-		for i, meta := range f.Group.PVs {
-			if f.PVs[i] == nil {
-				list = append(list, &fields.PV{Path: fields.UnknownDevice, ID: meta.ID, Labelled: true, PEStart: meta.PEStart, Missing: true})
-				continue
-			}
-			list = append(list, pvFrom(f.PVs[i]))
-		}
-		d.Groups = append(d.Groups, fields.NewGroup(f.Group, nil, list))
-	}
-	for _, pv := range inv.Orphans {
-		d.Orphans = append(d.Orphans, pvFrom(pv))
-	}
-	d.Sort()
-	return d
-}
-
-func pvFrom(pv *metastore.PV) *fields.PV {
-	out := &fields.PV{
-		Path: pv.Path, ID: pv.ID(), DevSize: pv.Dev.Size(), Labelled: true, LabelSize: int64(pv.Label.DevSize),
-		PEStart: pv.Spec().PEStart, BAStart: pv.Spec().BAStart, BASize: pv.Spec().BASize,
-		ExtVersion: pv.Label.Version, InUse: pv.InUse(),
-	}
-	var st unix.Stat_t
-	if unix.Stat(pv.Path, &st) == nil {
-		out.Major, out.Minor = unix.Major(st.Rdev), unix.Minor(st.Rdev)
-	}
-	for _, m := range pv.MDAs {
-		s := manager.MDAStatus{Offset: m.Offset, Size: m.Size, Ignored: m.Ignored}
-		if m.Text != nil {
-			s.TextSize = int64(len(m.Text)) + 1
-		}
-		out.MDAs = append(out.MDAs, s)
+	out, talk, code := b.run(args...)
+	if code != 0 {
+		b.t.Logf("cowl %s: exit code %d: %s", strings.Join(args, " "), code, talk)
 	}
 	return out
+}
+
+// run runs cowl in this process, with directories of its own.
+func (b *bench) run(args ...string) (stdout, stderr string, code int) {
+	plugged := slices.DeleteFunc(slices.Clone(b.devs), func(d string) bool { return slices.Contains(b.hide, d) })
+	vars := map[string]string{
+		"COWL_DEVICES": strings.Join(plugged, ","), "COWL_STATE_DIR": b.dir, "COWL_RUN_DIR": filepath.Join(b.dir, "run"), "HOME": b.dir,
+	}
+	var out, talk bytes.Buffer
+	env := &Env{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &talk, Getenv: func(name string) string { return vars[name] }, Now: time.Now, Zone: time.UTC}
+	code = Main(b.t.Context(), env, args)
+	return out.String(), talk.String(), code
 }
 
 // same compares one command. masks are JSON members whose values are emptied
@@ -225,7 +174,7 @@ func newBench(t *testing.T) *bench {
 	l := lvmtest.New(t)
 	const mib = 1 << 20
 	devs, _ := l.Create(128*mib, 128*mib, 128*mib, 96*mib, 64*mib, 64*mib, 64*mib, 64*mib)
-	b := &bench{t: t, lvm: l, devs: devs}
+	b := &bench{t: t, lvm: l, devs: devs, dir: t.TempDir()}
 	l.Run("pvcreate", devs[0], devs[1], devs[2], devs[4], devs[7])
 	l.Run("pvcreate", "--metadatacopies", "0", devs[3])
 	l.Run("pvcreate", "--metadatacopies", "2", "--metadatasize", "3m", devs[5])

@@ -1,0 +1,97 @@
+package cli
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestMain lets the scripts run the test binary as cowl, and lets cowl start
+// its daemon from it.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"cowl": func() {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		code := Main(ctx, System(), os.Args[1:])
+		stop()
+		os.Exit(code)
+	}})
+}
+
+// TestScripts runs what people type. Every script has directories of its own,
+// so that nothing of this machine is read or changed.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(e *testscript.Env) error {
+			for _, v := range []string{"COWL_DEVICES", "COWL_DEVICES_FILE"} {
+				e.Setenv(v, "")
+			}
+			e.Setenv("HOME", e.WorkDir)
+			e.Setenv("COWL_STATE_DIR", filepath.Join(e.WorkDir, "state"))
+			e.Setenv("XDG_STATE_HOME", filepath.Join(e.WorkDir, "state"))
+			e.Setenv("TZ", "UTC")
+			// A socket's path is short, a script's directory may not be.
+			run, err := os.MkdirTemp("", "cowl")
+			if err != nil {
+				return err
+			}
+			e.Setenv("COWL_RUN_DIR", run)
+			e.Defer(func() { endDaemons(t, run) })
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"mkimage": mkimage},
+		Condition: func(cond string) (bool, error) {
+			if cond == "fuse" {
+				f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+				if err != nil {
+					return false, nil
+				}
+				return true, f.Close()
+			}
+			return false, strconv.ErrSyntax
+		},
+	})
+}
+
+// endDaemons ends what a script that failed has left behind.
+func endDaemons(t *testing.T, run string) {
+	locks, _ := filepath.Glob(filepath.Join(run, "*.pid"))
+	for _, lock := range locks {
+		text, err := os.ReadFile(lock)
+		if err != nil {
+			continue
+		}
+		pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+		if err != nil || pid <= 1 || syscall.Kill(pid, syscall.SIGTERM) != nil {
+			continue
+		}
+		t.Logf("ending daemon %d that the script left", pid)
+		for deadline := time.Now().Add(10 * time.Second); syscall.Kill(pid, 0) == nil && time.Now().Before(deadline); {
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	os.RemoveAll(run)
+}
+
+// mkimage SIZE FILE... makes sparse files of so many MiB.
+func mkimage(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: mkimage MIB FILE...")
+	}
+	size, err := strconv.ParseInt(args[0], 10, 64)
+	ts.Check(err)
+	for _, name := range args[1:] {
+		f, err := os.Create(ts.MkAbs(name))
+		ts.Check(err)
+		ts.Check(f.Truncate(size << 20))
+		ts.Check(f.Close())
+	}
+}
