@@ -68,7 +68,8 @@ func (g *Group) isActive() bool {
 //  1. allocate the stores in a copy of the metadata;
 //  2. format them on extents that are still free, and flush: whoever finds the
 //     new metadata, cowl, lvm2 or the kernel, finds an empty store with it;
-//  3. precommit;
+//  3. precommit, and flush the origins while they are still in use, so that
+//     little is left for step 5;
 //  4. suspend the origins: requests in flight finish, new ones wait;
 //  5. flush them: what was written before the instant is in the snapshot, also
 //     after a crash;
@@ -163,6 +164,12 @@ func (g *Group) commitSnapshots(ctx context.Context, next *volume.Group, births 
 		return err
 	}
 	families := familiesOf(births)
+	for _, f := range families {
+		f.origin.Settle()
+		if err := f.top.base.Flush(); err != nil {
+			return errors.Join(err, g.store.Revert())
+		}
+	}
 	for _, f := range families {
 		f.top.suspend()      // 4
 		defer f.top.resume() // 8

@@ -96,7 +96,9 @@ func TestTraceOfSnapshotCreation(t *testing.T) {
 		write pv1 slots
 		flush pv0
 		flush pv1
-		flush pv0                     // a and b are suspended: what they hold
+		flush pv0                     // what a and b hold, still in use
+		flush pv0
+		flush pv0                     // a and b are suspended: the rest of it
 		flush pv0
 		write pv0 slots               // commit
 		write pv1 slots
