@@ -1,0 +1,479 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"cowl/internal/block"
+	"cowl/internal/daemon"
+	"cowl/internal/errs"
+)
+
+// Options say where the story is told.
+type Options struct {
+	Out        io.Writer
+	Color      bool
+	Executable string   // this program
+	Environ    []string // the process's own
+	Dir        string   // empty or not there yet; "" makes one
+}
+
+// story is the demo on its way.
+type story struct {
+	*shell
+	fill   filling
+	ledger *ledger
+	group  *daemon.Client
+	writer *writer
+	// atBackup is how many writes the backup holds.
+	atBackup uint64
+	backup   string // the image, relative to the directory
+}
+
+const group, volume = "demo", "data"
+
+// Run tells the story. An error means that something did not do what it
+// should; it has been shown already.
+func Run(ctx context.Context, o Options) error {
+	dir, err := makeDir(o.Dir)
+	if err != nil {
+		return err
+	}
+	s := &story{shell: &shell{out: o.Out, color: o.Color, cowl: o.Executable, dir: dir}}
+	if err := s.prepare(o.Environ); err != nil {
+		return err
+	}
+	started := time.Now()
+	err = s.tell(ctx)
+	s.end(ctx)
+	s.verdict(err, time.Since(started))
+	return err
+}
+
+// makeDir makes the demo's directory, and refuses one with something in it.
+func makeDir(dir string) (string, error) {
+	if dir == "" {
+		return os.MkdirTemp("", "cowl-demo-")
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	entries, err := os.ReadDir(dir)
+	if err == nil && len(entries) > 0 {
+		err = errs.E(errs.Exists, "directory %s is not empty", dir)
+	}
+	return dir, err
+}
+
+// prepare writes the variables that keep the demo to itself, for the commands
+// that it runs and for the person who looks around afterwards.
+func (s *story) prepare(environ []string) error {
+	own := []string{
+		"COWL_DEVICES=" + filepath.Join(s.dir, "disk1.img") + "," + filepath.Join(s.dir, "disk2.img"),
+		"COWL_RUN_DIR=" + filepath.Join(s.dir, "run"),
+		"COWL_STATE_DIR=" + filepath.Join(s.dir, "state"),
+	}
+	s.env = append(environ, own...)
+	var text strings.Builder
+	for _, v := range own {
+		name, value, _ := strings.Cut(v, "=")
+		fmt.Fprintf(&text, "export %s=%s\n", name, quote(value))
+	}
+	return os.WriteFile(filepath.Join(s.dir, "env"), []byte(text.String()), 0o644)
+}
+
+// tell runs the chapters in order.
+func (s *story) tell(ctx context.Context) error {
+	fmt.Fprintf(s.out, "%s\n", s.paint(bold, "cowl demo: a snapshot, a backup, an accident, a restore and a rollback, on real data"))
+	fmt.Fprintf(s.out, "All of it happens in %s, needs no root, and touches nothing else.\n", s.dir)
+	var missing []string
+	if s.fill, missing = chooseFilling(s.dir); len(missing) > 0 {
+		fmt.Fprintf(s.out, "Not installed: %s (package e2fsprogs). The story goes on with a pattern instead of a file system.\n", strings.Join(missing, ", "))
+	}
+	for n, chapter := range []func(context.Context, int) error{
+		s.makeGroup, s.fillVolume, s.startLoad, s.takeSnapshot, s.makeBackup, s.haveAccident, s.restore, s.rollBack,
+	} {
+		if err := chapter(ctx, n+1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *story) makeGroup(ctx context.Context, n int) error {
+	s.title(n, "Two files become a volume group with a volume")
+	s.typed("cd", s.dir)
+	s.typed(".", "./env")
+	s.say("sets COWL_DEVICES to two files, and where sockets and copies of metadata go")
+	for _, args := range [][]string{
+		{"truncate", "-s", "128M", "disk1.img", "disk2.img"},
+		{"cowl", "pvcreate", "disk1.img", "disk2.img"},
+		{"cowl", "vgcreate", group, "disk1.img", "disk2.img"},
+		{"cowl", "lvcreate", "-L", fmt.Sprintf("%dM", volumeBytes>>20), "-n", volume, group},
+		{"cowl", "vgchange", "-ay", group},
+		{"cowl", "vgs"},
+	} {
+		if _, err := s.run(ctx, args...); err != nil {
+			return err
+		}
+	}
+	var err error
+	s.group, err = daemon.Connect(ctx, filepath.Join(s.dir, "run"), group)
+	return err
+}
+
+func (s *story) fillVolume(ctx context.Context, n int) error {
+	s.title(n, "A file system goes onto the volume")
+	if err := s.fill.make(ctx, s.shell, "fs.img"); err != nil {
+		return err
+	}
+	image, err := os.Open(filepath.Join(s.dir, "fs.img"))
+	if err != nil {
+		return err
+	}
+	defer image.Close()
+	if s.ledger, err = findLedger(image, volumeBytes); err != nil {
+		return err
+	}
+	s.say("--force, because an image from elsewhere has no manifest to check it against")
+	_, err = s.run(ctx, "cowl", "restore", "--force", "fs.img", group+"/"+volume)
+	return err
+}
+
+func (s *story) startLoad(ctx context.Context, n int) error {
+	s.title(n, "A program begins to write to the volume, and does not stop")
+	s.say("over NBD, into the blocks of %s in place, as a database does;\nwrite number N says so in its block, and the program checks what it reads", ledgerName)
+	if err := s.load(ctx, 0); err != nil {
+		return err
+	}
+	return s.waitForWrites(ctx, 1000)
+}
+
+// load starts the writer behind the first n writes.
+func (s *story) load(ctx context.Context, n uint64) error {
+	dev, err := s.group.Open(ctx, volume, false)
+	if err != nil {
+		return err
+	}
+	s.writer = startWriter(dev, s.ledger, n)
+	return nil
+}
+
+// waitForWrites waits until the writer has done so many more.
+func (s *story) waitForWrites(ctx context.Context, more uint64) error {
+	until := s.writer.acked.Load() + more
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for s.writer.acked.Load() < until {
+		select {
+		case <-tick.C:
+		case err := <-s.writer.done:
+			s.writer.done <- err
+			return fmt.Errorf("the program that writes has ended: %w", err)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+func (s *story) takeSnapshot(ctx context.Context, n int) error {
+	s.title(n, "A snapshot of the volume while it is written to")
+	before := s.writer.acked.Load()
+	if _, err := s.run(ctx, "cowl", "lvcreate", "-s", "-L", "32M", "-n", "monday", group+"/"+volume); err != nil {
+		return err
+	}
+	after := s.writer.issued.Load()
+	frozen, err := s.instant(ctx, "monday", before, after)
+	if err != nil {
+		return err
+	}
+	s.proved("monday holds exactly the first %s writes, not one more, not one less", count(frozen))
+	if err := s.waitForWrites(ctx, 3000); err != nil {
+		return err
+	}
+	if _, err := s.run(ctx, "cowl", "lvs"); err != nil {
+		return err
+	}
+	if again, err := s.instant(ctx, "monday", frozen, frozen); err != nil {
+		return err
+	} else if now := s.writer.acked.Load(); now > again {
+		s.proved("the volume is at write %s by now, and monday still at %s", count(now), count(again))
+	}
+	return nil
+}
+
+// instant checks that a volume shows one instant, between two numbers of
+// writes, and returns which.
+func (s *story) instant(ctx context.Context, lv string, least, most uint64) (uint64, error) {
+	dev, err := s.group.Open(ctx, lv, true)
+	if err != nil {
+		return 0, err
+	}
+	defer dev.Close()
+	return s.instantOf(dev, lv, least, most)
+}
+
+func (s *story) instantOf(image io.ReaderAt, what string, least, most uint64) (uint64, error) {
+	n, err := s.ledger.check(image)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", what, err)
+	}
+	if n < least || n > most {
+		return 0, fmt.Errorf("%s is at write %d, but was taken between %d and %d", what, n, least, most)
+	}
+	return n, nil
+}
+
+func (s *story) makeBackup(ctx context.Context, n int) error {
+	s.title(n, "A backup, while the writing goes on")
+	if _, err := s.run(ctx, "mkdir", "backups"); err != nil {
+		return err
+	}
+	before := s.writer.acked.Load()
+	if _, err := s.run(ctx, "cowl", "backup", group+"/"+volume, "--to", "backups"); err != nil {
+		return err
+	}
+	after := s.writer.issued.Load()
+	images, err := filepath.Glob(filepath.Join(s.dir, "backups", "*.raw"))
+	if err != nil || len(images) != 1 {
+		return fmt.Errorf("one image is expected in backups, found %q", images)
+	}
+	s.backup = filepath.Join("backups", filepath.Base(images[0]))
+	if _, err := s.run(ctx, "cowl", "verify", s.backup); err != nil {
+		return err
+	}
+	image, err := os.Open(images[0])
+	if err != nil {
+		return err
+	}
+	defer image.Close()
+	if s.atBackup, err = s.instantOf(image, "the backup", before, after); err != nil {
+		return err
+	}
+	s.proved("the image shows one instant: exactly the first %s writes", count(s.atBackup))
+	what, err := s.fill.sound(ctx, s.shell, s.backup)
+	if err != nil {
+		return err
+	}
+	s.proved("%s", what)
+	_, err = s.run(ctx, "cowl", "lvremove", "-y", group+"/monday")
+	return err
+}
+
+func (s *story) haveAccident(ctx context.Context, n int) error {
+	s.title(n, "An accident")
+	s.say("2 MiB of noise over the beginning of the volume, as a dd to the wrong place")
+	if err := s.damage(ctx, 1); err != nil {
+		return err
+	}
+	s.say("and a restore while the program still has the volume open?")
+	if out, code, err := s.try(ctx, "cowl", "restore", s.backup, group+"/"+volume); err != nil {
+		return err
+	} else if code == 0 || !strings.Contains(out, "in use") {
+		return fmt.Errorf("a restore over a volume in use was not refused")
+	}
+	if err := s.writer.stop(); err != nil {
+		return fmt.Errorf("the program that writes: %w", err)
+	}
+	s.proved("refused; the program that writes is stopped now, after %s writes and %s checks of its own, all right",
+		count(s.writer.acked.Load()), count(s.writer.checked.Load()))
+	return s.brokenVolume(ctx)
+}
+
+// damage writes noise over the volume's beginning.
+func (s *story) damage(ctx context.Context, seed uint64) error {
+	dev, err := s.group.Open(ctx, volume, false)
+	if err != nil {
+		return err
+	}
+	b := make([]byte, 2<<20)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	for i := range b {
+		b[i] = byte(rng.Uint32())
+	}
+	_, err = dev.WriteAt(b, 0)
+	return errors.Join(err, dev.Flush(), dev.Close())
+}
+
+func (s *story) brokenVolume(ctx context.Context) error {
+	path, done, err := s.path(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return s.fill.broken(ctx, s.shell, path)
+}
+
+// soundVolume checks everything that the volume holds.
+func (s *story) soundVolume(ctx context.Context) error {
+	path, done, err := s.path(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	what, err := s.fill.sound(ctx, s.shell, path)
+	if err != nil {
+		return err
+	}
+	s.proved("%s", what)
+	if _, err := s.instant(ctx, volume, s.atBackup, s.atBackup); err != nil {
+		return err
+	}
+	s.proved("the ledger is at write %s, as in the backup", count(s.atBackup))
+	return nil
+}
+
+// path is where other programs find the volume's content: a file of FUSE's,
+// or a copy where there is no FUSE.
+func (s *story) path(ctx context.Context) (path string, done func(), err error) {
+	st, err := s.group.Status(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	if file := st.LVs[volume].File; file != "" {
+		if rel, err := filepath.Rel(s.dir, file); err == nil {
+			file = rel
+		}
+		return file, func() {}, nil
+	}
+	s.say("there is no FUSE here: the volume is copied to now.img over NBD")
+	dev, err := s.group.Open(ctx, volume, true)
+	if err != nil {
+		return "", nil, err
+	}
+	copied := filepath.Join(s.dir, "now.img")
+	return "now.img", func() { os.Remove(copied) }, errors.Join(copyOut(dev, copied), dev.Close())
+}
+
+func copyOut(dev block.Device, path string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, io.NewSectionReader(dev, 0, dev.Size()))
+	return errors.Join(err, f.Close())
+}
+
+func (s *story) restore(ctx context.Context, n int) error {
+	s.title(n, "The restore")
+	if _, err := s.run(ctx, "cowl", "restore", s.backup, group+"/"+volume); err != nil {
+		return err
+	}
+	return s.soundVolume(ctx)
+}
+
+func (s *story) rollBack(ctx context.Context, n int) error {
+	s.title(n, "An upgrade that goes wrong, and is rolled back")
+	if _, err := s.run(ctx, "cowl", "lvcreate", "-s", "-L", "32M", "-n", "before", group+"/"+volume); err != nil {
+		return err
+	}
+	s.say("the \"upgrade\": the program writes again, and then noise hits the file system")
+	if err := s.load(ctx, s.atBackup); err != nil {
+		return err
+	}
+	err := s.waitForWrites(ctx, 2000)
+	if err := errors.Join(err, s.writer.stop(), s.damage(ctx, 2)); err != nil {
+		return err
+	}
+	if err := s.brokenVolume(ctx); err != nil {
+		return err
+	}
+	if _, err := s.run(ctx, "cowl", "lvs"); err != nil {
+		return err
+	}
+	if _, err := s.run(ctx, "cowl", "lvconvert", "--merge", group+"/before"); err != nil {
+		return err
+	}
+	if err := s.merged(ctx); err != nil {
+		return err
+	}
+	if _, err := s.run(ctx, "cowl", "lvs"); err != nil {
+		return err
+	}
+	return s.soundVolume(ctx)
+}
+
+// merged waits until the snapshot is gone.
+func (s *story) merged(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("the merge has not ended after a minute"))
+	defer cancel()
+	for {
+		st, err := s.group.Status(ctx)
+		if err != nil {
+			return err
+		}
+		if st.Group.LV("before") == nil {
+			return nil
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// end leaves no process behind, however the story went.
+func (s *story) end(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	if s.writer != nil {
+		_ = s.writer.stop() // its error, if there is one, has been told
+	}
+	if s.group == nil {
+		if _, err := daemon.Connect(ctx, filepath.Join(s.dir, "run"), group); err != nil {
+			return // it never came so far
+		}
+	} else {
+		s.group.Close()
+	}
+	if out, code, err := s.quiet(ctx, "cowl", "vgchange", "-an", group); err != nil || code != 0 {
+		s.failed(fmt.Errorf("could not stop the daemon: %s%v", out, err))
+	}
+}
+
+// verdict ends with plain words.
+func (s *story) verdict(err error, took time.Duration) {
+	if err != nil {
+		fmt.Fprintln(s.out)
+		s.failed(err)
+		fmt.Fprintf(s.out, "\n%s\n", s.paint(red, "The demo did not come to its end."))
+	} else {
+		fmt.Fprintf(s.out, "\n%s\n", s.paint(green, fmt.Sprintf("All of it held, in %.1f seconds:", took.Seconds())))
+		fmt.Fprint(s.out, `
+   a snapshot of a volume under load showed one instant, and went on showing it;
+   the backup was made under that load, was verified, and restored to the byte;
+   a snapshot that was merged back undid everything that came after it.
+`)
+	}
+	fmt.Fprintf(s.out, `
+The group is no longer active, and nothing runs any more. To look around:
+
+   cd %s && . ./env
+   cowl vgs && cowl lvs -a -o +devices    # what LVM's own tools would show, too
+   cowl vgchange -ay %s                 # serve it again; cowl vgchange -an %s ends it
+
+To remove it:  rm -r %s
+`, quote(s.dir), group, group, quote(s.dir))
+}
+
+// count writes a number with separators.
+func count(n uint64) string {
+	text := fmt.Sprint(n)
+	for i := len(text) - 3; i > 0; i -= 3 {
+		text = text[:i] + "," + text[i:]
+	}
+	return text
+}
