@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"cowl/internal/block"
 	"cowl/internal/block/file"
 	"cowl/internal/errs"
 	"cowl/internal/manager"
@@ -181,11 +182,18 @@ func (j *job) read(ctx context.Context) (left, err error) {
 	if err := j.describeSnapshot(ctx); err != nil {
 		return nil, err
 	}
+	dev, err := j.g.Open(ctx, j.src.snapshot, true)
+	if err != nil {
+		return nil, err
+	}
 	watched, stop := j.src.watch(ctx, j.o.every, j.note)
-	d, err := j.fill(watched)
+	d, err := j.fill(watched, dev)
 	highest := stop()
-	// Also after an error: an overflow explains it better than what a read says.
+	// Also after an error: an overflow explains it better than what a read
+	// says. Before closing: of a group that nobody serves, only what is open
+	// is active.
 	cow, checkErr := j.src.finalCheck(ctx)
+	err = errors.Join(err, dev.Close())
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return nil, fmt.Errorf("backup of %s/%s %w (%v): no image is kept", j.src.vg.Name, j.src.lv.Name, ErrInterrupted, context.Cause(ctx))
@@ -220,12 +228,7 @@ func (j *job) describeSnapshot(ctx context.Context) error {
 }
 
 // fill writes the partial image.
-func (j *job) fill(ctx context.Context) (digest, error) {
-	dev, err := j.g.Open(ctx, j.src.snapshot, true)
-	if err != nil {
-		return digest{}, err
-	}
-	defer dev.Close()
+func (j *job) fill(ctx context.Context, dev block.Device) (digest, error) {
 	j.report.VolumeBytes, j.m.Source.Bytes = dev.Size(), dev.Size()
 	if j.o.Format == Tar {
 		return j.fillTar(ctx)

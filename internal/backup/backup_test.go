@@ -208,6 +208,22 @@ func TestBackupOfSnapshot(t *testing.T) {
 	}
 }
 
+// Of a group that nobody serves, volumes are active only while they are open.
+func TestUnserved(t *testing.T) {
+	g, dir := newGroup(t), t.TempDir()
+	g.unserved = true
+	vol := g.volumeOf("v", 2*mib, 1)
+	r, err := Run(ctx, g, Options{LV: "v", Dir: dir})
+	if err != nil || r.SnapshotFill == nil {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	want := content(t, vol.dev)
+	scatter(t, vol.dev, 2, 3)
+	if _, err := Restore(ctx, g, RestoreOptions{Image: r.Image, LV: "v"}); err != nil || !bytes.Equal(content(t, vol.dev), want) {
+		t.Error(err)
+	}
+}
+
 // Two backups within one second must not share a name, and one that finds
 // the name of its snapshot taken must not remove the other's.
 func TestBackupsAtOnce(t *testing.T) {

@@ -33,6 +33,7 @@ type fakeGroup struct {
 	created  func() error                                   // after a snapshot was made
 	wrap     func(name string, d block.Device) block.Device // around what Open returns
 	remove   func(name string) error                        // instead of success
+	unserved bool                                           // volumes are active only while they are open
 	snapFile func(origin string) string                     // makes a snapshot that is a file
 }
 
