@@ -177,6 +177,7 @@ type mergeProgress struct {
 	label    string
 	interval time.Duration
 	last     time.Time
+	shown    float64
 	bars     *mpb.Progress
 	bar      *mpb.Bar
 }
@@ -203,8 +204,9 @@ func (p *mergeProgress) show(percent float64) {
 		p.bar.SetCurrent(int64(percent * progressUnits / 100))
 		return
 	}
-	if now := p.app.Now(); percent == 100 || now.Sub(p.last) >= p.interval {
-		p.last = now
+	done := percent == 100 && p.shown < 100
+	if now := p.app.Now(); done || percent < 100 && now.Sub(p.last) >= p.interval {
+		p.last, p.shown = now, percent
 		p.app.say("%s: Merged: %.2f%%", p.label, percent)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"cowl/internal/block"
 )
 
 // TestMain lets the scripts run the test binary as cowl, and lets cowl start
@@ -28,6 +30,7 @@ func TestMain(m *testing.M) {
 // TestScripts runs what people type. Every script has directories of its own,
 // so that nothing of this machine is read or changed.
 func TestScripts(t *testing.T) {
+	content := &lvContent{held: map[string]block.Device{}}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {
@@ -47,7 +50,7 @@ func TestScripts(t *testing.T) {
 			e.Defer(func() { endDaemons(t, run) })
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"mkimage": mkimage},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"mkimage": mkimage, "lv": content.run, "waitfor": waitFor, "setglob": setglob, "flip": flip},
 		Condition: func(cond string) (bool, error) {
 			if cond == "fuse" {
 				f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
@@ -94,4 +97,15 @@ func mkimage(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(f.Truncate(size << 20))
 		ts.Check(f.Close())
 	}
+}
+
+// waitFor runs a command until it prints nothing.
+func waitFor(ts *testscript.TestScript, neg bool, args []string) {
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		ts.Check(ts.Exec(args[0], args[1:]...))
+		if strings.TrimSpace(ts.ReadFile("stdout")) == "" != neg {
+			return
+		}
+	}
+	ts.Fatalf("%s still prints %s", strings.Join(args, " "), ts.ReadFile("stdout"))
 }

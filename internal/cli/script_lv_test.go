@@ -1,0 +1,96 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"cowl/internal/block"
+	"cowl/internal/daemon"
+)
+
+// lvContent is what scripts do with the content of a volume that a daemon
+// serves, as any NBD client would:
+//
+//	lv write VG/LV WORD OFFSET COUNT    write the word COUNT times
+//	lv check VG/LV WORD OFFSET COUNT    fail unless it is there COUNT times
+//	lv hold VG/LV                       open it, and keep it open
+//	lv release VG/LV                    close it again
+type lvContent struct{ held map[string]block.Device }
+
+func (c *lvContent) run(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: lv write|check|hold|release VG/LV ...")
+	}
+	name := args[1]
+	switch args[0] {
+	case "hold":
+		c.held[name] = open(ts, name)
+	case "release":
+		shut(ts, name, c.held[name])
+		delete(c.held, name)
+	case "write", "check":
+		c.transfer(ts, neg, args)
+	default:
+		ts.Fatalf("lv: no such thing as %s", args[0])
+	}
+}
+
+func (c *lvContent) transfer(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 5 {
+		ts.Fatalf("usage: lv %s VG/LV WORD OFFSET COUNT", args[0])
+	}
+	off, err := strconv.ParseInt(args[3], 10, 64)
+	ts.Check(err)
+	count, err := strconv.Atoi(args[4])
+	ts.Check(err)
+	want := bytes.Repeat([]byte(args[2]), count)
+	dev := open(ts, args[1])
+	defer shut(ts, args[1], dev)
+	if args[0] == "write" {
+		_, err := dev.WriteAt(want, off)
+		ts.Check(err)
+		ts.Check(dev.Flush())
+		return
+	}
+	got := make([]byte, len(want))
+	_, err = dev.ReadAt(got, off)
+	ts.Check(err)
+	if bytes.Equal(got, want) == neg {
+		ts.Fatalf("%s at %d: %.40q (want that: %v)", args[1], off, got, !neg)
+	}
+}
+
+// shut closes a device and waits until the daemon has noticed.
+func shut(ts *testscript.TestScript, name string, dev block.Device) {
+	c, lv := connect(ts, name)
+	before, err := c.Status(context.Background())
+	ts.Check(err)
+	ts.Check(dev.Close())
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		now, err := c.Status(context.Background())
+		ts.Check(err)
+		if now.LVs[lv].Opens < before.LVs[lv].Opens {
+			return
+		}
+	}
+	ts.Fatalf("%s is still open", name)
+}
+
+func connect(ts *testscript.TestScript, name string) (*daemon.Client, string) {
+	vg, lv, _ := strings.Cut(name, "/")
+	c, err := daemon.Connect(context.Background(), ts.Getenv("COWL_RUN_DIR"), vg)
+	ts.Check(err)
+	return c, lv
+}
+
+func open(ts *testscript.TestScript, name string) block.Device {
+	c, lv := connect(ts, name)
+	dev, err := c.Open(context.Background(), lv, false)
+	ts.Check(err)
+	return dev
+}
