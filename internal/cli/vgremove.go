@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -46,11 +47,7 @@ func (a *app) removeGroup(cmd *cobra.Command, g manager.Group, s *manager.Status
 			return errors.Join(err, notRemoved(name))
 		}
 	}
-	if openVolumes(s) == 0 && len(visible) > 0 {
-		if err := a.removeLVs(cmd, target{group: name}, g, s); err != nil {
-			return err
-		}
-	}
+	// In one step: with its last volume a group's daemon would end.
 	r, err := g.RemoveGroup(cmd.Context())
 	if err != nil {
 		if errs.Is(err, errs.Busy) {
@@ -59,6 +56,9 @@ func (a *app) removeGroup(cmd *cobra.Command, g manager.Group, s *manager.Status
 		return err
 	}
 	a.tell(r.Notes)
+	for _, lv := range slices.Backward(visible) {
+		a.say("Logical volume %q successfully removed.", lv.Name)
+	}
 	a.say("Volume group %q successfully removed", name)
 	return nil
 }
