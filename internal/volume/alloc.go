@@ -175,7 +175,7 @@ func (m *pvMap) choose(n Extents, small bool) *area {
 			break
 		}
 		chosen = x
-		if n > x.unreserved {
+		if n >= x.unreserved {
 			x.unreserved = 0
 			continue
 		}
@@ -193,11 +193,7 @@ func (m *pvMap) release() {
 		if x.unreserved != x.Count {
 			m.remove(x)
 			x.unreserved = x.Count
-			at := slices.IndexFunc(*m, func(a *area) bool { return a.unreserved <= x.unreserved })
-			if at < 0 {
-				at = len(*m)
-			}
-			*m = slices.Insert(*m, at, x)
+			m.insert(x)
 		}
 	}
 }

@@ -97,6 +97,8 @@ func (g *Group) cowExtents(spec SnapshotSpec, origin Extents, maps []pvMap, c *C
 		// store of so large an origin needs for its metadata.
 		part := percent(spec.Size.Percent, origin, true)
 		n = g.ExtentsFor(CowMax(g.ExtentBytes(min(part, MaxExtents)), spec.ChunkSize))
+	case spec.Size.Of == OfLV:
+		return 0, errs.E(errs.Usage, "Please express size as %%FREE, %%ORIGIN, %%PVS or %%VG.")
 	default:
 		var err error
 		if n, err = g.newExtents(spec.Size, maps, spec.PVs != nil, c); err != nil {
