@@ -8,9 +8,10 @@ const replyRoom = 1024
 
 // buffer carries a request's payload in and its reply out.
 type buffer struct {
-	b    []byte // what is used of data
-	data []byte // the whole, of one of the pools' sizes
-	cost int64  // what it holds of its connection's budget
+	b    []byte   // the reply, in data
+	more [][]byte // where it goes on, in data too
+	data []byte   // replyRoom, then one of bufferSizes
+	cost int64    // what it holds of its connection's budget
 }
 
 // bufferSizes are the payloads that the pools' buffers have room for. The
@@ -34,11 +35,20 @@ func bufferClass(n int) int {
 func newBuffer(n int) *buffer {
 	c := bufferClass(n)
 	if b, ok := bufferPools[c].Get().(*buffer); ok {
-		b.b = b.data[:0]
+		b.b, b.more = b.data[:0], b.more[:0]
 		return b
 	}
 	data := make([]byte, bufferSizes[c]+replyRoom)
 	return &buffer{b: data[:0], data: data}
+}
+
+// size is the reply's length in bytes.
+func (b *buffer) size() int {
+	n := len(b.b)
+	for _, p := range b.more {
+		n += len(p)
+	}
+	return n
 }
 
 // free gives the buffer back to its pool.

@@ -120,6 +120,7 @@ func isWrite(cmd uint16) bool { return cmd == cmdWrite || cmd == cmdTrim || cmd 
 
 // appendFailure makes the buffer an error reply.
 func (c *conn) appendFailure(b *buffer, r request, err error) {
+	b.more = b.more[:0]
 	if c.structured {
 		b.b = appendError(b.data[:0], r.cookie, errnoOf(err), cutText(err.Error(), replyRoom-errorChunkSize))
 		return

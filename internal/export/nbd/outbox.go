@@ -35,7 +35,7 @@ type outbox struct {
 func (o *outbox) put(b *buffer) {
 	o.mu.Lock()
 	o.queue = append(o.queue, b)
-	o.bytes += len(b.b)
+	o.bytes += b.size()
 	full := o.bytes >= gather
 	o.mu.Unlock()
 	if full {
@@ -47,7 +47,7 @@ func (o *outbox) put(b *buffer) {
 func (o *outbox) send(b *buffer) {
 	o.mu.Lock()
 	o.queue = append(o.queue, b)
-	o.bytes += len(b.b)
+	o.bytes += b.size()
 	o.mu.Unlock()
 	o.flush()
 }
@@ -78,13 +78,14 @@ func (o *outbox) flush() {
 // write writes the replies by one system call where the connection has one
 // for it.
 func (o *outbox) write(batch []*buffer) error {
-	if len(batch) == 1 {
+	if len(batch) == 1 && len(batch[0].more) == 0 {
 		_, err := o.conn.Write(batch[0].b)
 		return err
 	}
 	o.vector = o.vector[:0]
 	for _, b := range batch {
 		o.vector = append(o.vector, b.b)
+		o.vector = append(o.vector, b.more...)
 	}
 	rest := o.vector // WriteTo consumes what it is called on
 	_, err := rest.WriteTo(o.conn)

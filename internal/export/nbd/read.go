@@ -1,93 +1,99 @@
 package nbd
 
-import "cowl/internal/block"
+import "bytes"
 
 const (
-	// sparseRead is from how many bytes on a READ asks for holes first. For
-	// less, asking costs more than sending zeroes.
+	// sparseRead is from how many bytes on a READ is searched for zeroes. For
+	// less, the search costs more than sending them.
 	sparseRead = 64 << 10
+
+	// zeroUnit is how many zeroes together are worth leaving out, in bytes.
+	zeroUnit = 16 << 10
 
 	// maxChunks bounds the chunks of a reply, so that replyRoom holds their
 	// headers. The last one takes the rest.
 	maxChunks = 24
 )
 
-// read serves READ into the buffer.
+// read serves READ: the data goes behind the room for headers, the reply's
+// header just before it, so that they are one piece.
 func (c *conn) read(r request, b *buffer) error {
-	b.b = b.data[:0]
+	data := b.data[replyRoom:][:r.length]
+	if _, err := c.dev.ReadAt(data, int64(r.off)); err != nil {
+		return err
+	}
 	switch {
 	case !c.structured:
-		b.b = appendSimple(b.b, r.cookie, 0)
-		return c.readInto(b, int64(r.off), int64(r.length))
-	case r.length == 0: // a chunk of no bytes is not allowed
-		b.b = appendChunk(b.b, replyFlagDone, chunkNone, r.cookie, 0)
-		return nil
-	case r.length < sparseRead || r.flags&cmdFlagDF != 0:
-		return c.readData(b, r, run{int64(r.off), int64(r.length), false}, replyFlagDone)
-	}
-	return c.readSparse(r, b)
-}
-
-// readInto appends length bytes of the device to the buffer.
-func (c *conn) readInto(b *buffer, off, length int64) error {
-	at := len(b.b)
-	b.b = b.data[:at+int(length)]
-	_, err := c.dev.ReadAt(b.b[at:], off)
-	return err
-}
-
-// run is a part of a READ that is all data, or all zeroes.
-type run struct {
-	off, length int64
-	zero        bool
-}
-
-// readData answers, or goes on with an answer, by a chunk of data.
-func (c *conn) readData(b *buffer, r request, d run, flags uint16) error {
-	b.b = appendDataHeader(b.b, flags, r.cookie, uint64(d.off), int(d.length))
-	return c.readInto(b, d.off, d.length)
-}
-
-// readSparse answers with a chunk for each run of data or zeroes.
-func (c *conn) readSparse(r request, b *buffer) error {
-	var space [maxChunks]run
-	runs := c.runs(space[:0], int64(r.off), int64(r.length))
-	for i, d := range runs {
-		var flags uint16
-		if i == len(runs)-1 {
-			flags = replyFlagDone
-		}
-		if d.zero {
-			b.b = appendHole(b.b, flags, r.cookie, uint64(d.off), uint32(d.length))
-		} else if err := c.readData(b, r, d, flags); err != nil {
-			return err
-		}
+		b.b = b.data[replyRoom-simpleReplySize:][:simpleReplySize+len(data)]
+		appendSimple(b.b[:0], r.cookie, 0)
+	case len(data) == 0: // a chunk of no bytes is not allowed
+		b.b = appendChunk(b.data[:0], replyFlagDone, chunkNone, r.cookie, 0)
+	case len(data) < sparseRead || r.flags&cmdFlagDF != 0 || !hasZeroes(data):
+		b.b = b.data[replyRoom-dataChunkSize:][:dataChunkSize+len(data)]
+		appendDataHeader(b.b[:0], replyFlagDone, r.cookie, r.off, len(data))
+	default:
+		readSparse(r, b, data)
 	}
 	return nil
 }
 
-// runs appends the runs of a range to an empty slice. What does not fit, or
-// cannot be told, is data: reading it will show.
-func (c *conn) runs(runs []run, off, length int64) []run {
-	at, end := off, off+length
-	for e, err := range c.dev.Extents(off, length) {
-		if err != nil || len(runs) == maxChunks-1 {
-			break
+// readSparse makes the reply a chunk for each run of data or zeroes. Zeroes are
+// looked for in the data, not in the device's extents: nobody knows what asking
+// for those costs, and a file system may look through the whole file.
+//
+// The chunks' headers lie in the room before the data.
+func readSparse(r request, b *buffer, data []byte) {
+	head := b.data[:0]
+	off := r.off
+	for n := 1; len(data) > 0; n++ {
+		length, zero := nextRun(data)
+		if n == maxChunks {
+			length, zero = len(data), false
 		}
-		runs = addRun(runs, e.Off, e.Len, e.Kind != block.Data)
-		at = e.End()
+		var flags uint16
+		if length == len(data) {
+			flags = replyFlagDone
+		}
+		start := len(head)
+		if zero {
+			head = appendHole(head, flags, r.cookie, off, uint32(length))
+			b.more = append(b.more, head[start:])
+		} else {
+			head = appendDataHeader(head, flags, r.cookie, off, length)
+			b.more = append(b.more, head[start:], data[:length])
+		}
+		data = data[length:]
+		off += uint64(length)
 	}
-	if at < end {
-		runs = addRun(runs, at, end-at, false)
-	}
-	return runs
+	b.b = b.more[0]
+	b.more = b.more[1:]
 }
 
-// addRun appends a run, or makes the last one longer.
-func addRun(runs []run, off, length int64, zero bool) []run {
-	if n := len(runs); n > 0 && runs[n-1].zero == zero {
-		runs[n-1].length += length
-		return runs
+var zeroes [zeroUnit]byte
+
+// isZero tells whether the data, at most a zeroUnit, is all zeroes.
+func isZero(data []byte) bool { return bytes.Equal(data, zeroes[:len(data)]) }
+
+// hasZeroes tells whether any unit of the data is all zeroes.
+func hasZeroes(data []byte) bool {
+	for ; len(data) >= zeroUnit; data = data[zeroUnit:] {
+		if isZero(data[:zeroUnit]) {
+			return true
+		}
 	}
-	return append(runs, run{off, length, zero})
+	return false
+}
+
+// nextRun returns how far the data begins with units that are all zeroes, or
+// that are not. What is left over at the end is like the last unit, or data.
+func nextRun(data []byte) (length int, zero bool) {
+	unit := min(zeroUnit, len(data))
+	zero = unit == zeroUnit && isZero(data[:unit])
+	for length = unit; length < len(data); length += unit {
+		unit = min(zeroUnit, len(data)-length)
+		if (zero || unit == zeroUnit) && isZero(data[length:][:unit]) != zero {
+			break
+		}
+	}
+	return length, zero
 }
