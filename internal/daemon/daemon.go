@@ -35,6 +35,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -43,9 +44,9 @@ import (
 	"cowl/internal/manager"
 )
 
-// drainTime bounds how long the end waits for clients to take their replies.
-// It does not bound the flush.
-const drainTime = 30 * time.Second
+// drainTime bounds how long the end waits for clients to take their replies
+// and to close their files. It does not bound the flush.
+const drainTime = 10 * time.Second
 
 // Options is how a group is served.
 type Options struct {
@@ -215,6 +216,7 @@ func (s *server) end() error {
 	}
 	if s.files != nil {
 		problems = append(problems, s.files.Close(ctx))
+		os.Remove(s.paths.Mount) // one that a killed daemon made, if it is empty
 	}
 	problems = append(problems, s.group.Close())
 	if s.requests != nil {

@@ -208,6 +208,18 @@ func (st *simState) afterCrash() *simState {
 	return next
 }
 
+// candidates are the states one of which is found after a crash: a merge that
+// has waited may have lost its store to an overflow that nobody saw yet.
+func (st *simState) candidates() []*simState {
+	out := []*simState{st.afterCrash()}
+	lost := st.clone()
+	for _, name := range lost.names(func(lv *simLV) bool { return lv.delayed && !lv.invalid && len(lv.may) > lv.room }) {
+		lost.lvs[name].invalid = true
+		out = append(out, lost.afterCrash())
+	}
+	return out
+}
+
 // differs says how content differs from what the volume may hold, "" if it
 // does not. Without a crash behind it, only the newest will do.
 func (lv *simLV) differs(got []byte, crashed bool) string {
