@@ -21,6 +21,8 @@ the exit code is not 0 if one does not hold.
 It needs no root and touches nothing outside the directory, which stays to look
 around in. e2fsprogs make and check the file system; without them a known
 pattern takes its place.`,
+		Example: `  cowl demo
+  cowl demo /tmp/story`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o := demo.Options{Out: a.Stdout, Executable: a.Executable, Environ: os.Environ()}

@@ -124,7 +124,7 @@ func (c *lvcreate) run(args []string) error {
 	if err != nil {
 		return err
 	}
-	if c.activate.given && c.activate.value {
+	if c.activate.given && c.activate.value && !c.test {
 		r, err := c.activateTarget(c.cmd.Context(), target{group: where.VG, names: created})
 		if err != nil {
 			return err

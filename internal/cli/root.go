@@ -203,8 +203,16 @@ func noArgs(cmd *cobra.Command, args []string) error {
 // expand completes long options that are abbreviated, as getopt does: any
 // beginning that fits one option only stands for it.
 func expand(root *cobra.Command, args []string) ([]string, error) {
-	cmd, _, err := root.Find(args)
-	if err != nil || cmd == root {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd(args...)
+	cmd, rest, err := root.Find(args)
+	if err != nil {
+		return args, nil
+	}
+	if cmd == root { // cobra would complain of the verb's options first
+		if len(rest) > 0 && !strings.HasPrefix(rest[0], "-") && !strings.HasPrefix(rest[0], "__") {
+			return nil, noCommand(root, rest[0])
+		}
 		return args, nil
 	}
 	out := slices.Clone(args)

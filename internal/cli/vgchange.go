@@ -81,14 +81,19 @@ func (a *app) activateGroup(ctx context.Context, name string) error {
 }
 
 func (a *app) deactivateGroup(ctx context.Context, name string) error {
-	err := a.withGroup(ctx, name, func(g manager.Group, s *manager.Status) error {
-		if s.Owner == 0 {
-			return nil // nothing is active
-		}
+	inv, err := a.host().Scan(ctx)
+	if err != nil {
+		return err
+	}
+	switch g := inv.Group(name); {
+	case g == nil:
+		return noGroup(name)
+	case g.Owner == 0: // nothing is active, and nobody needs the PVs' locks for that
+		return a.sayActive(ctx, name, nil)
+	}
+	err = a.withGroup(ctx, name, func(g manager.Group, s *manager.Status) error {
 		r, err := g.Deactivate(ctx)
-		if r != nil {
-			a.tell(r.Notes)
-		}
+		a.sayResult(r)
 		if open := openVolumes(s); err != nil && open > 0 {
 			return errs.E(errs.Busy, "%w\nCan't deactivate volume group %q with %d open logical volume(s)", err, name, open)
 		}

@@ -8,6 +8,7 @@ import (
 
 	"cowl/internal/errs"
 	"cowl/internal/manager"
+	"cowl/internal/volume"
 )
 
 func newVGRemove(a *app) *cobra.Command {
@@ -56,9 +57,27 @@ func (a *app) removeGroup(cmd *cobra.Command, g manager.Group, s *manager.Status
 		return err
 	}
 	a.tell(r.Notes)
-	for _, lv := range slices.Backward(visible) {
-		a.say("Logical volume %q successfully removed.", lv.Name)
+	for _, gone := range removalOrder(s.Group) {
+		a.say("Logical volume %q successfully removed.", gone)
 	}
 	a.say("Volume group %q successfully removed", name)
 	return nil
+}
+
+// removalOrder lists the volumes of a group as LVM removes them: an origin's
+// snapshots before the origin.
+func removalOrder(g *volume.Group) []string {
+	var names []string
+	add := func(lv *volume.LV) {
+		if !slices.Contains(names, lv.Name) {
+			names = append(names, lv.Name)
+		}
+	}
+	for _, lv := range g.Visible() {
+		for _, s := range g.SnapshotsOf(lv) {
+			add(s.Cow)
+		}
+		add(lv)
+	}
+	return names
 }
