@@ -50,7 +50,7 @@ func TestLVMsDevicesFile(t *testing.T) {
 }
 
 func TestDevicesFileRoundTrip(t *testing.T) {
-	for _, name := range []string{"/a", "/with blank", "/tab\there", "/new\nline", `/back\slash`, `/oct\040al`, "/ümlaut", "/#", "/a#5"} {
+	for _, name := range []string{"/a", "/with blank", "/tab\there", "/new\nline", `/back\slash`, `/oct\040al`, "/ümlaut", "/no\u00a0break", "/\x85", "/#", "/a#5"} {
 		l := devicesList{changes: 3, entries: []entry{{idType: idFile, idName: name, devName: name, id: testPVID, part: 7, unknown: []string{"NEW=thing"}}}}
 		back, warnings := parseDevices("f", l.format("a\nb"))
 		if len(warnings) != 0 || len(back.entries) != 1 || fmt.Sprint(back) != fmt.Sprint(l) {

@@ -56,13 +56,16 @@ type devicesList struct {
 	entries []entry
 }
 
+// blanks stand between fields and around lines. Others are part of names.
+const blanks = " \t\r"
+
 // parseDevices reads a devices file. Lines that make no sense are left out and
 // named in the warnings.
 func parseDevices(path string, text []byte) (devicesList, []string) {
 	var l devicesList
 	var warnings []string
 	for i, line := range strings.Split(string(text), "\n") {
-		line = strings.TrimSpace(line)
+		line = strings.Trim(line, blanks)
 		switch {
 		case line == "" || line[0] == '#':
 		case strings.HasPrefix(line, "VERSION="):
@@ -83,12 +86,14 @@ func parseDevices(path string, text []byte) (devicesList, []string) {
 
 func parseEntry(line string) (entry, error) {
 	var e entry
-	for _, field := range strings.Fields(line) {
+	for _, field := range strings.FieldsFunc(line, func(r rune) bool { return strings.ContainsRune(blanks, r) }) {
 		key, value, ok := strings.Cut(field, "=")
 		if !ok {
 			return e, errs.E(errs.Corrupt, "%q is not KEY=VALUE", field)
 		}
-		value = unescape(value)
+		if value = unescape(value); value == "." {
+			value = "" // LVM2 writes a dot for nothing
+		}
 		switch key {
 		case "IDTYPE":
 			e.idType = value
@@ -118,18 +123,9 @@ func parseEntry(line string) (entry, error) {
 
 // name returns the device's name as cowl knows it.
 func (e entry) name() string {
-	dot := func(s string) string {
-		if s == "." {
-			return ""
-		}
-		return s
-	}
-	name := dot(e.devName)
-	if e.idType == idFile && !loopShows(name, e.idName) {
-		name = dot(e.idName)
-	}
-	if name == "" && e.idType == idDevName {
-		name = dot(e.idName)
+	name := e.devName
+	if e.idType == idFile && !loopShows(name, e.idName) || name == "" && e.idType == idDevName {
+		name = e.idName
 	}
 	// LVM2 has DEVNAME=/dev/sda5 PART=5, for the kernel has made a device of it.
 	if e.part > 0 && name != "" && !isPartition(name) {
@@ -264,7 +260,14 @@ func replaceFile(path string, data []byte) (err error) {
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), path)
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	if dir, err := os.Open(filepath.Dir(path)); err == nil {
+		dir.Sync() // not every system can; the list is whole in any case
+		dir.Close()
+	}
+	return nil
 }
 
 // add lists a device, in place of what was listed for it or for its PV before.
