@@ -112,7 +112,7 @@ func (o *backupFlags) run(cmd *cobra.Command, a *app, arg string) error {
 
 // summary is the one line at the end of a backup.
 func summary(r *backup.Report) string {
-	parts := []string{volume.LongSize(r.ReadBytes) + " read", volume.LongSize(r.StoredBytes) + " stored", "verified"}
+	parts := []string{sizeText(r.ReadBytes) + " read", sizeText(r.StoredBytes) + " stored", "verified"}
 	if r.Files > 0 {
 		parts[0] = fmt.Sprintf("%d files", r.Files)
 	}
@@ -123,10 +123,13 @@ func summary(r *backup.Report) string {
 	return strings.Join(parts, ", ") + "."
 }
 
+// sizeText is a size within a sentence.
+func sizeText(bytes int64) string { return strings.TrimSpace(volume.LongSize(bytes)) }
+
 // took writes a time and a rate.
 func took(seconds, rate float64) string {
 	d := time.Duration(seconds * float64(time.Second)).Round(10 * time.Millisecond)
-	return fmt.Sprintf("%v at %s/s", d, volume.LongSize(int64(rate)))
+	return fmt.Sprintf("%v at %s/s", d, sizeText(int64(rate)))
 }
 
 // sayJSON writes the one object that a verb prints with --json.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"cowl/internal/block"
+	_ "cowl/internal/cli" // the program that is built: a change there runs these tests again
 	"cowl/internal/daemon"
 )
 

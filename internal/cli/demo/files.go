@@ -183,7 +183,7 @@ type pattern struct {
 }
 
 func (p *pattern) make(_ context.Context, s *shell, image string) error {
-	s.say("e2fsprogs are not installed: a known pattern takes the place of a file system")
+	s.say("fs.img is a pattern that follows from a number, and can be checked")
 	b := make([]byte, volumeBytes)
 	rng := rand.New(rand.NewPCG(2026, 8))
 	for i := 0; i < len(b)/4; i++ { // the rest stays zero: a hole in every backup
@@ -191,7 +191,7 @@ func (p *pattern) make(_ context.Context, s *shell, image string) error {
 	}
 	copy(b[volumeBytes/8:], ledgerContent())
 	p.sum = p.hash(b)
-	return os.WriteFile(image, b, 0o644)
+	return os.WriteFile(filepath.Join(s.dir, image), b, 0o644)
 }
 
 // hash is of everything but the ledger.
@@ -203,7 +203,7 @@ func (p *pattern) hash(b []byte) string {
 }
 
 func (p *pattern) sound(_ context.Context, s *shell, image string) (string, error) {
-	b, err := os.ReadFile(image)
+	b, err := os.ReadFile(filepath.Join(s.dir, image))
 	if err != nil {
 		return "", err
 	}
@@ -217,7 +217,7 @@ func (p *pattern) broken(ctx context.Context, s *shell, image string) error {
 	if _, err := p.sound(ctx, s, image); err == nil {
 		return fmt.Errorf("the pattern is whole after it was damaged")
 	}
-	s.say("the pattern is damaged")
+	s.proved("the pattern is damaged")
 	return nil
 }
 

@@ -153,7 +153,7 @@ func (w *writer) run(ctx context.Context, n uint64) error {
 				return err
 			}
 		}
-		if n%64 == 0 {
+		if n%256 == 0 {
 			if err := w.dev.Flush(); err != nil {
 				return fmt.Errorf("flush after write %d: %w", n, err)
 			}

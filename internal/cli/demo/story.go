@@ -23,6 +23,8 @@ type Options struct {
 	Executable string   // this program
 	Environ    []string // the process's own
 	Dir        string   // empty or not there yet; "" makes one
+
+	fill filling // nil: what is installed decides
 }
 
 // story is the demo on its way.
@@ -46,7 +48,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	s := &story{shell: &shell{out: o.Out, color: o.Color, cowl: o.Executable, dir: dir}}
+	s := &story{fill: o.fill, shell: &shell{out: o.Out, color: o.Color, cowl: o.Executable, dir: dir}}
 	if err := s.prepare(o.Environ); err != nil {
 		return err
 	}
@@ -97,9 +99,11 @@ func (s *story) prepare(environ []string) error {
 func (s *story) tell(ctx context.Context) error {
 	fmt.Fprintf(s.out, "%s\n", s.paint(bold, "cowl demo: a snapshot, a backup, an accident, a restore and a rollback, on real data"))
 	fmt.Fprintf(s.out, "All of it happens in %s, needs no root, and touches nothing else.\n", s.dir)
-	var missing []string
-	if s.fill, missing = chooseFilling(s.dir); len(missing) > 0 {
-		fmt.Fprintf(s.out, "Not installed: %s (package e2fsprogs). The story goes on with a pattern instead of a file system.\n", strings.Join(missing, ", "))
+	if s.fill == nil {
+		var missing []string
+		if s.fill, missing = chooseFilling(s.dir); len(missing) > 0 {
+			fmt.Fprintf(s.out, "Not installed: %s (package e2fsprogs). A known pattern takes the place of a file system.\n", strings.Join(missing, ", "))
+		}
 	}
 	for n, chapter := range []func(context.Context, int) error{
 		s.makeGroup, s.fillVolume, s.startLoad, s.takeSnapshot, s.makeBackup, s.haveAccident, s.restore, s.rollBack,
@@ -134,7 +138,7 @@ func (s *story) makeGroup(ctx context.Context, n int) error {
 }
 
 func (s *story) fillVolume(ctx context.Context, n int) error {
-	s.title(n, "A file system goes onto the volume")
+	s.title(n, "Data goes onto the volume")
 	if err := s.fill.make(ctx, s.shell, "fs.img"); err != nil {
 		return err
 	}
@@ -379,7 +383,7 @@ func (s *story) rollBack(ctx context.Context, n int) error {
 	if _, err := s.run(ctx, "cowl", "lvcreate", "-s", "-L", "32M", "-n", "before", group+"/"+volume); err != nil {
 		return err
 	}
-	s.say("the \"upgrade\": the program writes again, and then noise hits the file system")
+	s.say("the \"upgrade\": the program writes again, and then noise hits the volume")
 	if err := s.load(ctx, s.atBackup); err != nil {
 		return err
 	}
