@@ -15,40 +15,60 @@ func (g *Group) commit(next *volume.Group) error {
 	if err := g.store.Precommit(next); err != nil {
 		return err
 	}
-	_, err := g.commitStaged(nil)
-	return err
+	return g.commitStaged(nil)
 }
 
 // commitStaged makes what was precommitted the group's metadata, and lets
 // alter change the state in memory in the same instant.
 //
 // A commit that fails may have reached a PV all the same. Then the old
-// metadata is written once more, with a sequence number above both; only if
-// that fails as well, undecided says that a reader of the disks may find
-// either, until the next change succeeds.
-func (g *Group) commitStaged(alter func()) (undecided bool, err error) {
-	if err := g.store.Commit(); err != nil {
-		if old := g.store.Precommit(g.current()); old != nil {
-			return true, errors.Join(err, old)
-		}
-		if old := g.store.Commit(); old != nil {
-			return true, errors.Join(err, old)
-		}
-		g.adopt(nil)
-		return false, err
+// metadata is written once more, with a higher sequence number. If that fails
+// as well, the group is undecided: whoever reads the disks may find either.
+func (g *Group) commitStaged(alter func()) error {
+	err := g.store.Commit()
+	if err == nil {
+		g.adopt(alter)
+		return nil
 	}
-	g.adopt(alter)
-	return false, nil
+	old := g.store.Precommit(g.current())
+	if old == nil {
+		old = g.store.Commit()
+	}
+	if old == nil {
+		g.adopt(nil)
+		return err
+	}
+	g.mu.Lock()
+	g.undecided = true
+	g.mu.Unlock()
+	return errs.WithHint(errors.Join(err, old), "the change may still be found on the disks: do it again, or undo it, when they can be written")
 }
 
 // adopt takes over what was committed.
 func (g *Group) adopt(alter func()) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.model = g.store.Group()
+	g.model, g.undecided = g.store.Group(), false
 	if alter != nil {
 		alter()
 	}
+	g.mu.Unlock()
+	for _, b := range g.limbo {
+		b.detach()
+	}
+	g.limbo = nil
+}
+
+// decide sees to it that the disks say what the group is. Before that nothing
+// is opened or activated: a snapshot or a merge that may be there after a
+// crash would not know of what is written now. The caller holds changes.
+func (g *Group) decide() error {
+	g.mu.Lock()
+	undecided := g.undecided
+	g.mu.Unlock()
+	if !undecided {
+		return nil
+	}
+	return g.commit(g.current())
 }
 
 // warn adds what the store has to say about changes that succeeded.

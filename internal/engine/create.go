@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 
-	"cowl/internal/format/dmsnap"
 	"cowl/internal/snap"
 	"cowl/internal/volume"
 )
@@ -83,8 +82,9 @@ func (g *Group) isActive() bool {
 //
 // If anything fails, the origins resume without the stores, and what was
 // precommitted is taken back. If it was the commit, and the old metadata cannot
-// be written again either, the disk may say that there are snapshots; then the
-// stores are marked invalid, so that they never pass for what the origins held.
+// be written again either, the disks may say that there are snapshots; then the
+// stores stay attached, so that what they hold is true in either case, until
+// another commit has decided it.
 func (g *Group) CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpec) (*Result, error) {
 	if err := g.lock(ctx); err != nil {
 		return nil, err
@@ -189,7 +189,7 @@ func (g *Group) commitSnapshots(ctx context.Context, next *volume.Group, births 
 		detach(births)
 		return errors.Join(err, g.store.Revert())
 	}
-	undecided, err := g.commitStaged(func() { // 7
+	err = g.commitStaged(func() { // 7
 		for _, b := range births {
 			if b.vol != nil {
 				b.family.snaps = append(b.family.snaps, b.vol)
@@ -197,11 +197,12 @@ func (g *Group) commitSnapshots(ctx context.Context, next *volume.Group, births 
 			}
 		}
 	})
-	if err != nil {
+	switch {
+	case err == nil:
+	case g.undecided:
+		g.limbo = append(g.limbo, births...)
+	default:
 		detach(births)
-	}
-	if undecided {
-		err = errors.Join(err, invalidate(births))
 	}
 	return err
 }
@@ -229,25 +230,12 @@ func (b *birth) attach() error {
 
 func detach(births []*birth) {
 	for _, b := range births {
-		if b.vol != nil && b.vol.snap != nil {
-			b.family.origin.Detach(b.vol.snap)
-		}
+		b.detach()
 	}
 }
 
-// invalidate makes stores that nobody may have missed say themselves that
-// they hold no snapshot, for the case that metadata which names them is found.
-func invalidate(births []*birth) error {
-	var problems []error
-	for _, b := range births {
-		header := dmsnap.Header{ChunkBytes: b.chunk}
-		_, err := b.base.WriteAt(header.Encode(), 0)
-		if err == nil {
-			err = b.base.Flush()
-		}
-		if err != nil {
-			problems = append(problems, fmt.Errorf("mark snapshot %s invalid: %w", b.name, err))
-		}
+func (b *birth) detach() {
+	if b.vol != nil && b.vol.snap != nil {
+		b.family.origin.Detach(b.vol.snap)
 	}
-	return errors.Join(problems...)
 }

@@ -40,6 +40,7 @@ type Group struct {
 	// something in holds it.
 	changes chan struct{}
 	devs    map[volume.UUID]block.Device // by PV; guarded by changes
+	limbo   []*birth                     // snapshots that undecided metadata may name; guarded by changes
 
 	mu       sync.Mutex
 	model    *volume.Group      // as committed; replaced, never altered
@@ -47,6 +48,10 @@ type Group struct {
 	volumes  map[string]*vol    // by name, those of all families
 	whole    bool               // the group as such is active: new volumes are too
 	closed   bool
+
+	// undecided says that a commit failed so that the disks may hold either
+	// metadata. The next one that succeeds decides it.
+	undecided bool
 }
 
 // Result is what a change has to say.

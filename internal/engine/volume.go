@@ -61,7 +61,7 @@ func (g *Group) Open(ctx context.Context, name string, readOnly bool) (block.Dev
 }
 
 // openActive counts an opener of an active volume. It returns neither handle
-// nor error if there is none of that name.
+// nor error if there is none of that name, or if changes is needed first.
 func (g *Group) openActive(name string) (*handle, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -69,7 +69,7 @@ func (g *Group) openActive(name string) (*handle, error) {
 	switch {
 	case g.closed:
 		return nil, errs.E(errs.Conflict, "volume group %s is closed", g.model.Name)
-	case v == nil:
+	case v == nil, g.undecided:
 		return nil, nil
 	case v.merging:
 		return nil, errs.E(errs.Conflict, "Snapshot %s/%s is being merged into %s.", g.model.Name, name, v.family.top.name)
@@ -81,6 +81,9 @@ func (g *Group) openActive(name string) (*handle, error) {
 // openLocked activates the volume's family if it has to. The caller holds
 // changes.
 func (g *Group) openLocked(name string) (*handle, error) {
+	if err := g.decide(); err != nil {
+		return nil, err
+	}
 	h, err := g.openActive(name) // somebody else may have activated it meanwhile
 	if h != nil || err != nil {
 		return h, err
