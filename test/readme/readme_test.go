@@ -22,12 +22,11 @@ type step struct {
 	output  string
 }
 
-// sessions returns the ```console blocks of a document, as steps: lines that
+// session returns the ```console blocks of a document as steps: lines that
 // begin with "$ " are commands, what follows is their output.
-func sessions(text string) [][]step {
-	var all [][]step
+func session(text string) []step {
+	var steps []step
 	for _, block := range regexp.MustCompile("(?ms)^```console\n(.*?)^```").FindAllStringSubmatch(text, -1) {
-		var steps []step
 		for line := range strings.Lines(block[1]) {
 			if command, ok := strings.CutPrefix(line, "$ "); ok {
 				steps = append(steps, step{command: strings.TrimSuffix(command, "\n")})
@@ -35,9 +34,8 @@ func sessions(text string) [][]step {
 				steps[len(steps)-1].output += line
 			}
 		}
-		all = append(all, steps)
 	}
-	return all
+	return steps
 }
 
 // pattern makes a regular expression of an output in which "..." stands for
@@ -52,25 +50,33 @@ func pattern(output string) *regexp.Regexp {
 
 // What the README shows is the first thing that anybody tries.
 func TestSession(t *testing.T) {
-	judge.Need(t, "mke2fs", "e2fsck", "sh")
+	judge.Need(t, "mke2fs", "sh")
 	text, err := os.ReadFile("../../README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := sessions(string(text))
-	if len(all) == 0 || len(all[0]) < 5 {
-		t.Fatal("the README has no session")
+	steps := session(string(text))
+	if len(steps) < 5 {
+		t.Fatalf("the README has a session of %d commands", len(steps))
 	}
 	short, err := os.MkdirTemp("", "cowl-") // sockets will be in it
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(short) })
+	bin := filepath.Dir(asprogram.Install(t))
 	env := append(asprogram.Environ(short),
-		"PATH="+filepath.Dir(asprogram.Install(t))+":"+os.Getenv("PATH")+":/usr/sbin:/sbin")
+		"PATH="+bin+":"+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	t.Cleanup(func() {
+		if t.Failed() { // the session's last command ends what it left running
+			stop := exec.Command("cowl", "vgchange", "-an")
+			stop.Path, stop.Env = filepath.Join(bin, "cowl"), env
+			stop.Run()
+		}
+	})
 	dir := t.TempDir()
 	start := time.Now()
-	for _, s := range all[0] {
+	for _, s := range steps {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		cmd := exec.CommandContext(ctx, "sh", "-c", s.command)
 		cmd.Dir, cmd.Env = dir, env
@@ -83,7 +89,7 @@ func TestSession(t *testing.T) {
 			t.Errorf("$ %s\nprints\n%sthe README says\n%s", s.command, out, s.output)
 		}
 	}
-	t.Logf("%d commands in %v", len(all[0]), time.Since(start).Round(time.Millisecond))
+	t.Logf("%d commands in %v", len(steps), time.Since(start).Round(time.Millisecond))
 }
 
 // A test that compares nothing would let the README say anything.
