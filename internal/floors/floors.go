@@ -36,6 +36,7 @@ type Row struct {
 // row's Imports leaves out, and every Test package.
 var Table = []Row{
 	{Path: "test/...", Holds: "judges that need the whole program", Test: true},
+	{Path: "bench", Holds: "measures cowl beside its peers", Test: true},
 	{Path: "cmd/cowl", Holds: "builds the environment, calls cli, exits with its code", Imports: []string{"internal/cli"}},
 	{Path: "internal/cli/...", Holds: "one file a verb; reports; exit codes"},
 	{Path: "internal/daemon", Holds: "the process that owns a group, and its client"},
