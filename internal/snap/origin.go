@@ -152,27 +152,18 @@ func (o *Origin) WriteZeroes(off, length int64) error {
 	return o.mutate(change{op: opZeroes, off: off, length: length})
 }
 
-// waiting is what a change waits for outside the gate.
-type waiting struct {
-	reqs []*request
-	room bool
-}
-
 // mutate makes a change, as much at a time as begin takes.
 func (o *Origin) mutate(c change) error {
 	if err := block.CheckRange(c.off, c.length, o.dev.Size()); err != nil {
 		return err
 	}
 	for c.length > 0 {
-		n, w, err := o.begin(c)
-		if err == nil {
-			err = o.commit.wait(w.reqs)
-		}
+		n, err := o.begin(c)
 		if err != nil {
 			return err
 		}
-		if w.room {
-			o.commit.waitRoom()
+		if n == 0 {
+			o.commit.waitRoom() // outside the gate
 		}
 		c = c.part(c.off+n, c.end())
 	}
@@ -181,8 +172,8 @@ func (o *Origin) mutate(c change) error {
 
 // begin makes the first n bytes of a change, or sees that they will be made:
 // with a merge in progress, chunks that are still to be merged are changed on
-// the COW device.
-func (o *Origin) begin(c change) (n int64, w waiting, err error) {
+// the COW device. It returns 0 if there is no room for more.
+func (o *Origin) begin(c change) (n int64, err error) {
 	o.enter(c.off, c.end())
 	defer o.gate.RUnlock()
 	if o.merge == nil {
@@ -195,15 +186,15 @@ func (o *Origin) begin(c change) (n int64, w waiting, err error) {
 	case !r.excepted:
 		return o.beginBase(c)
 	case c.op == opDiscard: // advice, and the chunk will be copied anyway
-		return c.length, waiting{}, nil
+		return c.length, nil
 	}
 	if err := c.at(r.cow).apply(m.dev); err != nil {
-		return 0, waiting{}, err
+		return 0, err
 	}
 	if o.merge.touches(o.merge.limbo, r.off, r.end()) {
 		return o.beginBase(c)
 	}
-	return c.length, waiting{}, nil
+	return c.length, nil
 }
 
 // enter takes gate for reading once no merge step is at work on the range.
@@ -219,17 +210,18 @@ func (o *Origin) enter(off, end int64) {
 	}
 }
 
-// beginBase changes the origin device, after copying out what has to be.
-func (o *Origin) beginBase(c change) (n int64, w waiting, err error) {
+// beginBase changes the origin device, after copying out what has to be. What
+// cannot be staged is waited for behind the gate: a snapshot that is attached
+// in the meantime would not know whether it is in its content.
+func (o *Origin) beginBase(c change) (n int64, err error) {
 	if !o.needsCopy(c.off, c.end()) && !o.commit.overlaps(c.off, c.end()) {
-		return c.length, waiting{}, c.apply(o.dev)
+		return c.length, c.apply(o.dev)
 	}
 	if c.op == opWrite && c.off%block.SectorSize == 0 && c.length%block.SectorSize == 0 {
-		n := o.commit.stage(c)
-		return n, waiting{room: n < c.length}, nil
+		return o.commit.stage(c), nil
 	}
 	c = c.firstPiece()
-	return c.length, waiting{reqs: o.commit.enqueue(&request{change: c})}, nil
+	return c.length, o.commit.wait(o.commit.enqueue(&request{change: c}))
 }
 
 // needsCopy reports whether a snapshot lacks a chunk of the range.

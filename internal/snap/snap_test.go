@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"time"
 
 	"cowl/internal/block"
 	"cowl/internal/block/blocktest"
@@ -122,6 +123,64 @@ func TestSnapshotsHoldTheirInstantUnderLoad(t *testing.T) {
 	readers.Wait()
 	close(stop)
 	writers.Wait()
+}
+
+// slow is a device whose flushes wait for a permission.
+type slow struct {
+	*mem.Device
+	flushing, permit chan struct{}
+}
+
+func (d slow) Flush() error {
+	d.flushing <- struct{}{}
+	<-d.permit
+	return nil
+}
+
+// A snapshot that is attached in the middle of a write that cannot be staged
+// has it in its content or not, but does not change its mind.
+func TestAttachDuringAnUnalignedWrite(t *testing.T) {
+	const size = 64 << 10
+	o := NewOrigin(mem.New(size), OriginOptions{})
+	cow := slow{mem.New(size), make(chan struct{}), make(chan struct{})}
+	if err := Format(cow.Device, 4096); err != nil {
+		t.Fatal(err)
+	}
+	attach(t, o, openStore(t, cow, 4096))
+	written := make(chan error)
+	go func() {
+		_, err := o.WriteAt([]byte("new"), 1)
+		written <- err
+	}()
+	<-cow.flushing // the old chunk is on its way, the origin not written yet
+	late := newStore(t, size, 4096)
+	attached := make(chan *Snapshot, 1)
+	go func() { attached <- attach(t, o, late) }()
+	before := make([]byte, 8)
+	var n *Snapshot
+	select {
+	case n = <-attached:
+		read(t, n, before)
+	case <-time.After(50 * time.Millisecond): // it waits for the write, which is right
+	}
+	for done := false; !done; {
+		select {
+		case cow.permit <- struct{}{}:
+		case <-cow.flushing:
+		case err := <-written:
+			if done = true; err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if n == nil {
+		n = <-attached
+		read(t, n, before)
+	}
+	after := make([]byte, 8)
+	if read(t, n, after); !bytes.Equal(before, after) {
+		t.Errorf("the snapshot read %q, and then %q", before, after)
+	}
 }
 
 func read(t testing.TB, d block.Device, p []byte) {
