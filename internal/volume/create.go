@@ -108,7 +108,7 @@ func (g *Group) newExtents(size Size, maps []pvMap, named bool, c *Change) (Exte
 		if n, err = g.percentOf(size, maps, named, false); err != nil {
 			return 0, err
 		}
-		if free := g.Free(); size.Of == OfVG && !named && n > free {
+		if free := g.Free(); size.Of == OfVG && n > free {
 			c.note("Reducing %d%%%s to remaining free space %s in VG.", size.Percent, size.Of, LongSize(g.ExtentBytes(free)))
 			n = free
 		}

@@ -184,6 +184,13 @@ func (j *judged) both(c *Change, err error, args ...string) {
 			j.t.Errorf("%v: the model remarked %q\nlvm2 said %s", args, n, talk)
 		}
 	}
+	for line := range strings.Lines(talk) {
+		line = strings.TrimSpace(line)
+		remark := strings.HasPrefix(line, "Reducing") || strings.HasPrefix(line, "Round") || strings.HasPrefix(line, "WARNING: No free")
+		if remark && !slices.Contains(c.Notes, line) {
+			j.t.Errorf("%v: lvm2 remarked %q, the model %q", args, line, c.Notes)
+		}
+	}
 	j.g = c.Group
 	if err := Validate(j.g); err != nil {
 		j.t.Errorf("%v: %v", args, err)
