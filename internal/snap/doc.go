@@ -9,7 +9,7 @@
 // straight to the origin device. Any other is staged in memory and
 // acknowledged, as a disk with a volatile write cache does (stage.go): it
 // belongs to a generation, which is what one commit takes. A commit
-// (commit.go) does, for the whole generation:
+// (queue.go, commit.go) does, for the whole generation:
 //
 //  1. read the old chunks from the origin, coalesced, each once for all snapshots;
 //  2. write them to every COW device, in order of new chunk, along with the
@@ -44,7 +44,7 @@
 // # Lock order
 //
 // Origin.gate, then committer.mu, then Store.mu. No lock is held over I/O
-// except gate: for reading over what a request does itself, for writing over
+// except gate: for reading over a request that is not staged, for writing over
 // the commit that begins a merge or detaches a snapshot. A commit takes no
 // gate, so that whoever holds it may wait for one.
 package snap
