@@ -6,11 +6,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"testing"
 	"time"
 
-	"cowl/internal/block/blocktest"
 	"cowl/internal/manager"
 )
 
@@ -77,19 +75,12 @@ func cow(t *testing.T, g manager.Group) int64 {
 	return int64(c.Allocated)
 }
 
-// merging is a group whose snapshot "snap" of "base" is being merged, and what
-// its volumes hold.
-type merging struct {
-	t       *testing.T
-	rng     *rand.Rand
-	content map[string][]byte
-}
-
 // newMerging makes the group, with many scattered exceptions in the snapshot.
-func newMerging(t *testing.T, k keeper, images []string) *merging {
+func newMerging(t *testing.T, k keeper, images []string) *ledger {
 	t.Helper()
 	const size, chunk = 10 << 20, 4096
-	m := &merging{t: t, rng: rand.New(rand.NewPCG(blocktest.Seed(t), 0)), content: map[string][]byte{"base": make([]byte, size)}}
+	m := newLedger(t)
+	m.content["base"] = make([]byte, size)
 	k.start(images)
 	m.must(k, "vgcreate -s 1m %s PV0 PV1 PV2", vg)
 	m.must(k, "lvcreate -Wn -l 10 -n base %s", vg)
@@ -112,43 +103,14 @@ func newMerging(t *testing.T, k keeper, images []string) *merging {
 	return m
 }
 
-func (m *merging) must(k keeper, format string, args ...any) {
-	m.t.Helper()
-	command := fmt.Sprintf(format, args...)
-	if out, status := k.run(command); status != 0 {
-		m.t.Fatalf("%s: %s: status %d\n%s", k.name(), command, status, out)
-	}
-}
-
-func (m *merging) write(k keeper, ws ...lvWrite) {
-	m.t.Helper()
-	for _, w := range ws {
-		copy(m.content[w.lv][w.off:], w.data)
-	}
-	if err := k.write(ws); err != nil {
-		m.t.Fatalf("%s: %v", k.name(), err)
-	}
-}
-
-func (m *merging) writeSome(k keeper, lvs ...string) {
-	m.t.Helper()
-	var ws []lvWrite
-	for range 40 {
-		lv := lvs[m.rng.IntN(len(lvs))]
-		off := m.rng.Int64N(int64(len(m.content[lv]))/512-64) * 512
-		ws = append(ws, lvWrite{lv, off, bytes.Repeat([]byte{byte(m.rng.Uint32())}, 512*(1+m.rng.IntN(63)))})
-	}
-	m.write(k, ws...)
-}
-
 // begun is the moment from which the origin shows the snapshot's content.
-func (m *merging) begun() {
+func (m *ledger) begun() {
 	m.content["base"] = m.content["snap"]
 	delete(m.content, "snap")
 }
 
 // finish lets a keeper finish the merge, with writes in the middle of it.
-func (m *merging) finish(k keeper, images []string) {
+func (m *ledger) finish(k keeper, images []string) {
 	m.t.Helper()
 	k.start(images)
 	m.must(k, "vgchange -ay %s", vg)
@@ -163,19 +125,6 @@ func (m *merging) finish(k keeper, images []string) {
 	}
 	m.must(k, "vgchange -an %s", vg)
 	k.stop()
-}
-
-func (m *merging) compare(k keeper) {
-	m.t.Helper()
-	for lv, want := range m.content {
-		got, err := k.whole(lv)
-		if err != nil {
-			m.t.Fatalf("%s: %v", k.name(), err)
-		}
-		if at := differ(got, want); at >= 0 {
-			m.t.Fatalf("%s: %s differs first in sector %d", k.name(), lv, at/512)
-		}
-	}
 }
 
 // waitMerged waits until a snapshot that is being merged is gone.
