@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"cowl/internal/block"
@@ -62,18 +63,20 @@ type Report struct {
 	Notes []string `json:"notes,omitempty"`
 }
 
-// ErrInterrupted is in the error of a backup whose context was cancelled.
-// The context's own error is not, since a program that answers that with a
-// mere "interrupted" would not say what became of the snapshot.
+// ErrInterrupted is in the error of a backup or restore whose context was
+// cancelled. The context's own error is not, since a program that answers that
+// with a mere "interrupted" would not say what became of image and volume.
 var ErrInterrupted = errors.New("interrupted")
 
 // job is one backup on its way.
 type job struct {
-	g      manager.Group
-	o      Options
-	src    *source
-	out    *output
-	m      *Manifest
+	g   manager.Group
+	o   Options
+	src *source
+	out *output
+	m   *Manifest
+
+	mu     sync.Mutex // guards report.Notes while the snapshot is watched
 	report *Report
 }
 
@@ -101,6 +104,9 @@ func Run(ctx context.Context, g manager.Group, o Options) (*Report, error) {
 	}
 	if err != nil {
 		j.out.abandon()
+		if ctx.Err() != nil {
+			err = fmt.Errorf("backup of %s/%s %w (%v): no image is kept", j.src.vg.Name, j.src.lv.Name, ErrInterrupted, context.Cause(ctx))
+		}
 		return nil, errors.Join(err, left)
 	}
 	j.report.Seconds = time.Since(started).Seconds()
@@ -165,7 +171,9 @@ func (j *job) prepare(ctx context.Context, started time.Time) error {
 
 // note is for the person who watches, and for the report.
 func (j *job) note(text string) {
+	j.mu.Lock()
 	j.report.Notes = append(j.report.Notes, text)
+	j.mu.Unlock()
 	j.o.note(text)
 }
 
@@ -196,7 +204,7 @@ func (j *job) read(ctx context.Context) (left, err error) {
 	err = errors.Join(err, dev.Close())
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return nil, fmt.Errorf("backup of %s/%s %w (%v): no image is kept", j.src.vg.Name, j.src.lv.Name, ErrInterrupted, context.Cause(ctx))
+		return nil, err
 	case checkErr != nil && (err == nil || errs.Is(checkErr, errs.NoSpace)):
 		return nil, checkErr
 	case err != nil:

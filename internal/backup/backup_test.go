@@ -309,6 +309,30 @@ func TestTargetFails(t *testing.T) {
 	}
 }
 
+// The image's name is the commit point: when the partial file is closed, right
+// before the rename, everything else is in place, and the name is not.
+func TestCommitPoint(t *testing.T) {
+	g, dir := newGroup(t), t.TempDir()
+	g.volumeOf("v", mib, 1)
+	var seen []string
+	r, err := Run(ctx, g, Options{LV: "v", Dir: dir, open: func(path string) (outputFile, error) {
+		f, err := openPartial(path)
+		return &faultyFile{f, func(op string) error {
+			if op == "close" {
+				seen = files(t, dir)
+			}
+			return nil
+		}}, err
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Base(r.Image)
+	if want := []string{"." + name + ".partial", name + ".json", name + ".sha256"}; !slices.Equal(seen, want) {
+		t.Errorf("before the rename there are %q, want %q", seen, want)
+	}
+}
+
 // A source that cannot be read anywhere leaves nothing.
 func TestSourceFails(t *testing.T) {
 	g := newGroup(t)

@@ -362,3 +362,10 @@ func (f *faultyFile) Sync() error {
 	}
 	return f.outputFile.Sync()
 }
+
+func (f *faultyFile) Close() error {
+	if err := f.fault("close"); err != nil {
+		return errors.Join(err, f.outputFile.Close())
+	}
+	return f.outputFile.Close()
+}

@@ -123,7 +123,10 @@ func (o *output) publish(m *Manifest) error {
 			return err
 		}
 	}
-	if err := errors.Join(syncDir(o.dir), o.f.Close()); err != nil {
+	if err := syncDir(o.dir); err != nil {
+		return err
+	}
+	if err := o.f.Close(); err != nil {
 		return err
 	}
 	if err := os.Rename(o.partial(), o.path()); err != nil {
@@ -135,7 +138,7 @@ func (o *output) publish(m *Manifest) error {
 // writeDurably writes a small file and flushes it before it gets its name.
 func writeDurably(dir, name string, content []byte) error {
 	tmp := partial(dir, name)
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}

@@ -202,6 +202,9 @@ func (r *restore) write(ctx context.Context) error {
 	r.report.UntouchedBytes = dev.Size() - r.report.ImageBytes
 	r.warnSnapshots(st)
 	if err := r.fill(ctx, dev); err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("%w (%v)", ErrInterrupted, context.Cause(ctx))
+		}
 		return errs.WithHint(fmt.Errorf("restore of %s/%s did not end: %w", r.report.VG, r.o.LV, err),
 			"The volume now holds a mixture of old and new: run the restore again.")
 	}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cowl/internal/backup"
+	"cowl/internal/manager"
 	"cowl/internal/volume"
 )
 
@@ -84,30 +86,30 @@ func (o *backupFlags) run(cmd *cobra.Command, a *app, arg string) error {
 	if o.size.given {
 		size = volume.Size{Bytes: o.size.value}
 	}
-	ctx := cmd.Context()
-	g, err := a.openGroup(ctx, name.VG)
-	if err != nil {
-		return err
-	}
-	defer g.Close()
-	p := a.newProgress()
-	r, err := backup.Run(ctx, g, backup.Options{
-		LV: name.LV, Dir: o.to, Format: o.format.value, SnapshotSize: size, Tool: program(), DryRun: a.test, Reporter: p.reporter(),
+	return a.withGroup(cmd.Context(), name.VG, func(g manager.Group, _ *manager.Status) error {
+		p := a.newProgress()
+		r, err := backup.Run(cmd.Context(), g, backup.Options{
+			LV: name.LV, Dir: o.to, Format: o.format.value, SnapshotSize: size, Tool: program(), DryRun: a.test, Reporter: p.reporter(),
+		})
+		p.end()
+		return errors.Join(err, o.say(a, name, r))
 	})
-	p.end()
-	if r == nil {
-		return err
-	}
-	if a.test {
+}
+
+// say prints what a backup did, if it got so far.
+func (o *backupFlags) say(a *app, name lvName, r *backup.Report) error {
+	switch {
+	case r == nil:
+		return nil
+	case o.json:
+		return a.sayJSON(r)
+	case a.test:
 		a.say("Would back up %s to %s.", name, r.Image)
 		return nil
 	}
-	if o.json {
-		return firstError(err, a.sayJSON(r))
-	}
 	a.say("Backed up %s to %s.", name, r.Image)
 	a.say("%s", summary(r))
-	return err
+	return nil
 }
 
 // summary is the one line at the end of a backup.
@@ -138,13 +140,4 @@ func (a *app) sayJSON(v any) error {
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
 	return e.Encode(v)
-}
-
-func firstError(all ...error) error {
-	for _, err := range all {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
