@@ -178,7 +178,9 @@ var damages = []struct {
 	{"hostile extent size", func(t *testing.T, img []byte) []byte { return rewrite(t, img, `(extent_size = )\d+`, "${1}0") }},
 	{"origin that is not there", func(t *testing.T, img []byte) []byte { return rewrite(t, img, `(origin = )"lv"`, `${1}"xx"`) }},
 	{"snapshot of itself", func(t *testing.T, img []byte) []byte { return rewrite(t, img, `(origin = )"lv"`, `${1}"snap"`) }},
-	{"unknown segment type", func(t *testing.T, img []byte) []byte { return rewrite(t, img, `(type = )"striped"`, `${1}"frobnicate"`) }},
+	{"unknown segment type", func(t *testing.T, img []byte) []byte {
+		return rewrite(t, img, `(type = )"striped"`, `${1}"frobnicate"`)
+	}},
 	{"names with slashes", func(t *testing.T, img []byte) []byte { return rewrite(t, img, `lv \{`, "../../lv {") }},
 	{"no volumes section", func(t *testing.T, img []byte) []byte { return rewrite(t, img, `logical_volumes`, "illogical_volumes") }},
 }

@@ -346,8 +346,11 @@ func (b *bench) displays() {
 	for _, args := range []string{"lvdisplay", "lvdisplay -a", "lvdisplay -m", "lvdisplay -m vg0/big", "lvdisplay --units s vg0", "vgdisplay -v vg0"} {
 		b.blocks(status, strings.Fields(args)...)
 	}
-	for _, args := range []string{"vgdisplay", "vgdisplay --units b", "pvdisplay", "pvdisplay -m", "pvdisplay --units k --nosuffix"} {
+	for _, args := range []string{"vgdisplay", "vgdisplay --units b"} {
 		b.blocks("", strings.Fields(args)...)
+	}
+	for _, args := range []string{"pvdisplay", "pvdisplay --units k --nosuffix"} {
+		b.lines(strings.Fields(args)...)
 	}
 	for _, args := range []string{"lvdisplay -C", "lvdisplay -C -o lv_name,lv_size --units b", "vgdisplay -C", "pvdisplay -C", "vgdisplay -s vg0", "vgdisplay -s e", "vgdisplay -s --units k limits"} {
 		b.same(nil, strings.Fields(args)...)
@@ -361,6 +364,7 @@ func (b *bench) displays() {
 	for _, dev := range b.devs {
 		b.same(nil, "pvdisplay", "-c", dev)
 		b.same(nil, "pvdisplay", "-s", dev)
+		b.same(nil, "pvdisplay", "-m", dev)
 	}
 }
 

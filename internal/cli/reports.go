@@ -118,7 +118,7 @@ func (a *app) narrow(data *fields.Data, kind fields.Kind, args []string) error {
 	complain := func(err error) {
 		if err != nil {
 			a.complain(err)
-			failed = errSilent
+			failed = coded{errSilent, max(exitCode(failed), exitCode(err))}
 		}
 	}
 	switch kind.Name {

@@ -79,6 +79,7 @@ LVM as well. A group lives in image files, partitions or disks.`,
 	for _, v := range verbs {
 		cmd := v(a)
 		cmd.DisableFlagsInUseLine = true
+		a.complete(cmd)
 		root.AddCommand(cmd)
 	}
 	root.AddGroup(&cobra.Group{ID: groupLVM, Title: "LVM's commands:"}, &cobra.Group{ID: groupOwn, Title: "cowl's own:"})

@@ -24,7 +24,7 @@ type option[T any] struct {
 }
 
 func (o *option[T]) Set(text string) error {
-	if o.given {
+	if o.given && text != o.text { // completion parses the same twice
 		return errRepeated
 	}
 	v, err := o.parse(text)

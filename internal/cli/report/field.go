@@ -190,3 +190,14 @@ func (c *Catalog[R]) group(name, prefix string) []*Field[R] {
 	}
 	return nil
 }
+
+// Names returns the names of all fields, in order.
+func (c *Catalog[R]) Names() []string {
+	var names []string
+	for _, s := range c.sections {
+		for _, f := range s.Fields {
+			names = append(names, f.Name)
+		}
+	}
+	return names
+}
