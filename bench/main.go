@@ -11,6 +11,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -42,6 +43,7 @@ type bench struct {
 	cowl    string // the program
 	size    int64  // of the volume, bytes
 	scale   int    // every workload does 1/scale of its requests
+	quick   bool   // only the acts for that
 	rounds  int
 	only    []string // prefixes of servers' names
 	counted bool     // count device operations as well
@@ -59,11 +61,12 @@ func main() {
 
 // run reads the options, measures and prints.
 func run(ctx context.Context) error {
-	b := &bench{ctx: ctx, scale: 1}
+	b := &bench{ctx: ctx}
 	size := flag.Int64("size", 1024, "size of the volume, MiB")
 	flag.IntVar(&b.rounds, "rounds", 3, "how often everything is measured")
 	full := flag.Bool("full", false, "a volume of 4 GiB, 5 rounds")
-	quick := flag.Bool("quick", false, "a volume of 64 MiB, few requests, 1 round")
+	flag.BoolVar(&b.quick, "quick", false, "a volume of 64 MiB, few workloads and requests, 1 round")
+	flag.IntVar(&b.scale, "scale", 1, "do 1/`N` of the requests")
 	only := flag.String("only", "", "measure servers whose name begins with one of these, separated by commas")
 	asJSON := flag.Bool("json", false, "print everything that was measured as JSON")
 	flag.StringVar(&b.cowl, "cowl", "", "measure this program instead of building one")
@@ -74,12 +77,12 @@ func run(ctx context.Context) error {
 	if *full {
 		*size, b.rounds = 4096, 5
 	}
-	if *quick {
+	if b.quick {
 		*size, b.rounds, b.scale = 64, 1, 32
 	}
 	b.size = *size * mib
-	if b.clusters() < 16 {
-		return fmt.Errorf("-size %d: a volume of at least 1 MiB is needed", *size)
+	if b.clusters() < 16 || b.rounds < 1 || b.scale < 1 {
+		return fmt.Errorf("-size, -rounds and -scale must be at least 1")
 	}
 	if *only != "" {
 		b.only = strings.Split(*only, ",")
@@ -99,16 +102,17 @@ func run(ctx context.Context) error {
 	} else if b.cowl, err = filepath.Abs(b.cowl); err != nil {
 		return err
 	}
-	if err := b.measure(); err != nil {
-		return err
-	}
+	// What has been measured is worth its print also when it was interrupted.
+	err = b.measure()
+	b.results.LoadAfter = loadavg()
+	b.results.compare()
 	if *asJSON {
 		out := json.NewEncoder(os.Stdout)
 		out.SetIndent("", "  ")
-		return out.Encode(b.results)
+		return errors.Join(err, out.Encode(b.results))
 	}
 	b.results.print(os.Stdout)
-	return nil
+	return err
 }
 
 // build makes the program that is measured. Like `go run ./bench`, it must be
@@ -136,6 +140,9 @@ func (b *bench) measure() error {
 			return fmt.Errorf("prepare: %w", err)
 		}
 		for _, a := range acts {
+			if !b.plays(a) {
+				continue
+			}
 			for i := range servers {
 				s := servers[(i+round)%len(servers)]
 				b.progress("round %d/%d, %s, %s", round+1, b.rounds, a.name, s.name)
@@ -145,14 +152,15 @@ func (b *bench) measure() error {
 			}
 		}
 	}
-	b.results.LoadAfter = loadavg()
-	b.results.compare()
 	if b.counted {
 		b.count()
 	}
 	b.progress("")
 	return b.ctx.Err()
 }
+
+// plays tells whether an act is part of this invocation.
+func (b *bench) plays(a act) bool { return a.quick || !b.quick }
 
 // available returns the servers that are wanted and installed. It lists the
 // others as skipped.

@@ -24,14 +24,14 @@ var servers = []server{
 	{name: "raw psync", start: raw("psync")},
 	{name: "raw io_uring", start: raw("io_uring"), check: hasURing},
 	{name: "cowl", start: cowl(0, "")},
-	{name: "cowl, 1 snapshot 4k", start: cowl(1, "4k")},
-	{name: "cowl, 1 snapshot 64k", start: cowl(1, "64k")},
-	{name: "cowl, 8 snapshots 4k", start: cowl(8, "4k")},
+	{name: "cowl 1 snapshot 4k", start: cowl(1, "4k")},
+	{name: "cowl 1 snapshot 64k", start: cowl(1, "64k")},
+	{name: "cowl 8 snapshots 4k", start: cowl(8, "4k")},
 	{name: "nbdkit file", needs: []string{"nbdkit"}, start: nbdkit()},
 	{name: "nbdkit cow 4k", needs: []string{"nbdkit"}, check: hasCow, start: nbdkit("--filter=cow", "4k")},
 	{name: "nbdkit cow 64k", needs: []string{"nbdkit"}, check: hasCow, start: nbdkit("--filter=cow", "64k")},
 	{name: "qemu-nbd raw", needs: []string{"qemu-nbd"}, start: qemuRaw},
-	{name: "qemu-nbd qcow2, internal snapshot", needs: []string{"qemu-nbd", "qemu-img"}, start: qemuSnapshot},
+	{name: "qemu-nbd qcow2+snapshot", needs: []string{"qemu-nbd", "qemu-img"}, start: qemuSnapshot},
 	{name: "qemu copy-before-write", needs: []string{"qemu-storage-daemon"}, start: qemuCopyBeforeWrite},
 }
 

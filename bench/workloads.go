@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 )
 
 // job is one run of fio.
@@ -16,9 +17,9 @@ type job struct {
 	does  string
 	kind  kind
 	depth int
-	count int // requests, at most one for each cluster when firsts
-	flush int // after so many writes, and at the end; 0 is never
-	atEnd bool
+	count int  // requests, at most one for each cluster when firsts
+	flush int  // after so many writes, and at the end; 0 is never
+	atEnd bool // a flush at the end only
 }
 
 // kind is what a job does.
@@ -35,39 +36,45 @@ const (
 // snapshots has fresh ones, so that an act's first writes copy out and
 // what follows finds it done.
 type act struct {
-	name string
-	jobs []job
+	name  string
+	quick bool // part of -quick
+	jobs  []job
+}
+
+// find returns the index of a job, or -1.
+func (a act) find(job string) int {
+	return slices.IndexFunc(a.jobs, func(j job) bool { return j.name == job })
 }
 
 // acts are the workloads, in the order of the table's columns. The counts are
 // large enough for several of cowl's batches: else its writes would only be staged.
 var acts = []act{
-	{"reads", []job{
+	{"reads", true, []job{
 		{name: "rr1", does: "4k random reads, depth 1", kind: randomReads, depth: 1, count: 16384},
 		{name: "rr32", does: "4k random reads, depth 32", kind: randomReads, depth: 32, count: 98304},
 		{name: "seqr", does: "1M sequential reads, depth 4, MB/s", kind: sequentialReads, depth: 4, count: 1024},
 	}},
-	{"first writes, depth 1", []job{
+	{"first writes, depth 1", false, []job{
 		{name: "fw1", does: "4k random first writes, depth 1", kind: clusterWrites, depth: 1, count: 12288},
 	}},
-	{"first writes, depth 32", []job{
+	{"first writes, depth 32", false, []job{
 		{name: "fw32", does: "4k random first writes, depth 32", kind: clusterWrites, depth: 32, count: 16384},
 	}},
-	{"first writes, depth 1, one flush", []job{
+	{"first writes, depth 1, one flush", false, []job{
 		{name: "fwe1", does: "as fw1, with a flush at the end that is in the time", kind: clusterWrites, depth: 1, count: 12288, atEnd: true},
 		{name: "rw1", does: "the places of fwe1 again, no flush", kind: clusterWrites, depth: 1, count: 12288},
 	}},
-	{"first writes, depth 32, one flush", []job{
+	{"first writes, depth 32, one flush", false, []job{
 		{name: "fwe32", does: "as fw32, with a flush at the end that is in the time", kind: clusterWrites, depth: 32, count: 16384, atEnd: true},
 		{name: "rw32", does: "the places of fwe32 again, no flush", kind: clusterWrites, depth: 32, count: 16384},
 	}},
-	{"first writes, depth 32, flushes", []job{
+	{"first writes, depth 32, flushes", true, []job{
 		{name: "fwf32", does: "as fw32, with a flush after every 32", kind: clusterWrites, depth: 32, count: 8192, flush: 32},
 	}},
-	{"first writes, flush each", []job{
+	{"first writes, flush each", false, []job{
 		{name: "fl1", does: "as fw1, with a flush after each", kind: clusterWrites, depth: 1, count: 1024, flush: 1},
 	}},
-	{"sequential writes", []job{
+	{"sequential writes", true, []job{
 		{name: "seqw", does: "1M sequential first writes, depth 4, MB/s", kind: sequentialWrites, depth: 4, count: 384},
 		{name: "seqw2", does: "the same again, MB/s", kind: sequentialWrites, depth: 4, count: 384},
 	}},
@@ -107,6 +114,13 @@ func (b *bench) fio(r *running, j job) (measurement, error) {
 		"--iodepth=" + fmt.Sprint(j.depth), "--size=" + fmt.Sprint(b.size)}
 	args = append(args, r.target.args...)
 	n := b.requests(j)
+	issued := n
+	if j.flush > 0 || j.atEnd {
+		issued++ // see replay
+	}
+	// At its end fio waits for nothing that is under way. It does before it
+	// pauses to think, so it is told to after the last request.
+	args = append(args, "--thinktime=1", "--thinktime_blocks_type=issue", fmt.Sprintf("--thinktime_blocks=%d", issued))
 	switch j.kind {
 	case randomReads:
 		args = append(args, "--rw=randread", "--bs=4k", "--norandommap", "--randrepeat=1", fmt.Sprintf("--randseed=%d", seed))
@@ -143,18 +157,24 @@ func (b *bench) fio(r *running, j job) (measurement, error) {
 
 // replay returns fio's log of n writes of 4 KiB, each to a cluster of its own,
 // in an order that only depends on seed and n. fio's own generators cannot
-// both skip the rest of a cluster and visit none twice.
+// both skip the rest of a cluster and visit none twice. A flush at the end is
+// followed by one more write, of the first place: fio's pause, which waits for
+// both, needs a write to come after.
 func (b *bench) replay(j job, n int, file string) []byte {
 	var log bytes.Buffer
 	fmt.Fprintf(&log, "fio version 2 iolog\n%s add\n%s open\n", file, file)
-	for i, cluster := range rand.New(rand.NewSource(seed)).Perm(b.clusters())[:n] {
+	places := rand.New(rand.NewSource(seed)).Perm(b.clusters())[:n]
+	write := func(cluster int) {
 		fmt.Fprintf(&log, "%s write %d %d\n", file, cluster*clusterBytes, 4*kib)
-		if j.flush > 0 && (i+1)%j.flush == 0 {
+	}
+	for i, cluster := range places {
+		write(cluster)
+		if last := i == n-1; j.flush > 0 && (i+1)%j.flush == 0 || last && (j.flush > 0 || j.atEnd) {
 			fmt.Fprintf(&log, "%s sync 0 0\n", file)
 		}
 	}
-	if j.atEnd {
-		fmt.Fprintf(&log, "%s sync 0 0\n", file)
+	if j.flush > 0 || j.atEnd {
+		write(places[0])
 	}
 	fmt.Fprintf(&log, "%s close\n", file)
 	return log.Bytes()
