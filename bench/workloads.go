@@ -41,9 +41,9 @@ type act struct {
 	jobs  []job
 }
 
-// find returns the index of a job, or -1.
-func (a act) find(job string) int {
-	return slices.IndexFunc(a.jobs, func(j job) bool { return j.name == job })
+// find returns the index of the job of that name, or -1.
+func (a act) find(name string) int {
+	return slices.IndexFunc(a.jobs, func(j job) bool { return j.name == name })
 }
 
 // acts are the workloads, in the order of the table's columns. The counts are
