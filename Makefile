@@ -6,7 +6,7 @@ LDFLAGS  := -s -w -X cowl/internal/cli.buildVersion=$(VERSION)
 
 export CGO_ENABLED = 0
 
-.PHONY: build test long race lint demo fuzz setup clean
+.PHONY: build test long race lint demo bench fuzz setup clean
 
 build: ## the static binary ./cowl
 	go build -trimpath -ldflags '$(LDFLAGS)' -o cowl ./cmd/cowl
@@ -26,6 +26,9 @@ lint: bin/staticcheck ## gofmt, vet on three systems, staticcheck
 
 demo: build ## the whole story on a real file system
 	./cowl demo
+
+bench: ## cowl beside its peers, as ratios (BENCH=-full, BENCH=-quick; see docs/benchmark.md)
+	go run ./bench $(BENCH)
 
 fuzz: ## every fuzz target for FUZZTIME each
 	FUZZTIME=$(FUZZTIME) scripts/fuzz

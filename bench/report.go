@@ -119,7 +119,12 @@ func (r *results) printCPU(w *tabwriter.Writer) {
 			}
 			return fmt.Sprintf("%.0f", median(m.CPUMicros))
 		},
-		func(server string) string { return fmt.Sprintf("\t%d", r.PeakKiB[server]/kib) })
+		func(server string) string {
+			if kiB, ok := r.PeakKiB[server]; ok {
+				return fmt.Sprintf("\t%d", kiB/kib)
+			}
+			return "\t-"
+		})
 }
 
 func (r *results) printRatios(w *tabwriter.Writer) {
