@@ -88,7 +88,7 @@ func TestConfirm(t *testing.T) {
 	}{
 		{name: "nobody there", want: false, talk: "Sure? [y/n]: [n]\n"},
 		{name: "--yes", yes: true, want: true},
-		{name: "-qq", quiet: 2, interactive: true, answers: "y\n", want: false},
+		{name: "-qq", quiet: 2, interactive: true, answers: "y\n", want: false, talk: "Sure? [y/n]: [n]\n"},
 		{name: "yes", interactive: true, answers: "y\n", want: true, talk: "Sure? [y/n]: "},
 		{name: "no", interactive: true, answers: "no\n", want: false, talk: "Sure? [y/n]: "},
 		{name: "nonsense, then yes", interactive: true, answers: "perhaps\n YES \n", want: true, talk: "Sure? [y/n]: WARNING: Invalid input. Sure? [y/n]: "},
@@ -235,12 +235,12 @@ func TestCompletion(t *testing.T) {
 	b := &bystander{t: t, dir: t.TempDir()}
 	b.group()
 	for args, want := range map[string][]string{
-		"lvs ":              {"vg", "vg/lv", "vg/snap"},
-		"lvremove vg/s":     {"vg/snap"},
-		"vgchange -ay ":     {"vg"},
-		"pvs ":              {"disk.img"},
-		"lvs -o +s": {"+snap_percent", "+seg_count"},
-		"lvcr":              {"lvcreate"},
+		"lvs ":          {"vg", "vg/lv", "vg/snap"},
+		"lvremove vg/s": {"vg/snap"},
+		"vgchange -ay ": {"vg"},
+		"pvs ":          {"disk.img"},
+		"lvs -o +s":     {"+snap_percent", "+seg_count"},
+		"lvcr":          {"lvcreate"},
 	} {
 		out, _, _ := b.run(append([]string{"__complete"}, strings.Split(args, " ")...)...)
 		for _, w := range want {

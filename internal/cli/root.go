@@ -94,8 +94,8 @@ const (
 
 func (a *app) commonFlags(f *pflag.FlagSet) {
 	f.SortFlags = false
-	f.CountVarP(&a.verbose, "verbose", "v", "say more; in reports, show more columns")
-	f.CountVarP(&a.quiet, "quiet", "q", "say less; twice answers every question with no")
+	f.CountVarP(&a.verbose, "verbose", "v", "show more: columns in reports, volumes and PVs in vgdisplay")
+	f.CountVarP(&a.quiet, "quiet", "q", "twice: say nothing but errors, and answer every question with no")
 	f.BoolVarP(&a.yes, "yes", "y", false, "answer every question with yes")
 	f.BoolVarP(&a.test, "test", "t", false, "change nothing, and say what would be done")
 	f.StringSliceVar(&a.devices, "devices", nil, "use these `files` and devices only (also $COWL_DEVICES)")

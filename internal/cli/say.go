@@ -14,8 +14,12 @@ import (
 // indent stands before every line of LVM's output.
 const indent = "  "
 
-// say writes a line to standard output.
-func (a *app) say(format string, args ...any) { writeLines(a.Stdout, fmt.Sprintf(format, args...)) }
+// say writes a line to standard output, unless -qq was given.
+func (a *app) say(format string, args ...any) {
+	if a.quiet < 2 {
+		writeLines(a.Stdout, fmt.Sprintf(format, args...))
+	}
+}
 
 // warn writes a warning to standard error.
 func (a *app) warn(format string, args ...any) {
@@ -29,13 +33,6 @@ func (a *app) note(format string, args ...any) { writeLines(a.Stderr, fmt.Sprint
 func (a *app) tell(notes []string) {
 	for _, n := range notes {
 		a.say("%s", n)
-	}
-}
-
-// verbosely writes to standard error if -v was given that often.
-func (a *app) verbosely(level int, format string, args ...any) {
-	if a.verbose >= level {
-		a.note(format, args...)
 	}
 }
 
@@ -56,9 +53,9 @@ func (a *app) complain(err error) {
 	switch {
 	case err == nil, errors.Is(err, errSilent):
 		return
-	case errors.Is(err, context.Canceled):
-		a.note("Interrupted...")
-		return
+	}
+	if errors.Is(err, context.Canceled) {
+		err = errs.WithHint(errors.New("Interrupted..."), "%s", errs.HintOf(err))
 	}
 	writeLines(a.Stderr, err.Error())
 	if hint := errs.HintOf(err); hint != "" {
@@ -70,14 +67,11 @@ func (a *app) complain(err error) {
 // answer is no, as LVM2's is.
 func (a *app) confirm(format string, args ...any) (bool, error) {
 	question := fmt.Sprintf(format, args...)
-	switch {
-	case a.yes:
+	if a.yes {
 		return true, nil
-	case a.quiet >= 2:
-		return false, nil
 	}
 	fmt.Fprintf(a.Stderr, "%s [y/n]: ", question)
-	if !a.Interactive {
+	if !a.Interactive || a.quiet >= 2 {
 		fmt.Fprintln(a.Stderr, "[n]")
 		return false, nil
 	}
