@@ -104,6 +104,9 @@ func run(ctx context.Context) error {
 	}
 	// What has been measured is worth its print also when it was interrupted.
 	err = b.measure()
+	if ctx.Err() != nil {
+		err = errors.New("interrupted")
+	}
 	b.results.LoadAfter = loadavg()
 	b.results.compare()
 	if *asJSON {
