@@ -138,12 +138,11 @@ func (d *Device) receiveChunk(br *bufio.Reader) error {
 }
 
 // part returns where in the call's buffer a part of the export goes. Parts may
-// come in any order, and not be longer than the request together: a server that
-// sends one twice and another never is taken to mean it.
+// come in any order. In the end they must be as long as the request: a server
+// that sends one twice and another never is taken to mean it.
 func (c *call) part(off uint64, length uint32) ([]byte, error) {
 	at := off - c.off
-	if off < c.off || at > uint64(len(c.data)) || uint64(length) > uint64(len(c.data))-at ||
-		int(length) > len(c.data)-c.got || length == 0 {
+	if off < c.off || at > uint64(len(c.data)) || uint64(length) > uint64(len(c.data))-at || length == 0 {
 		return nil, errs.E(errs.Corrupt, "%d bytes at %d in reply to a read of %d at %d", length, off, len(c.data), c.off)
 	}
 	c.got += int(length)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -273,6 +274,18 @@ func TestShutdownInHandshake(t *testing.T) {
 	}
 	if _, err := h.answer(optExportName, []byte("vol")); !errs.Is(err, errs.Busy) {
 		t.Errorf("EXPORT_NAME: %v", err)
+	}
+}
+
+// A handshake that is stopped just before it waits for the next option must not
+// get another half a minute.
+func TestStopBeforeExpect(t *testing.T) {
+	nc := idleConn(t)
+	c := newConn(NewServer(newShelf(), nil), nc)
+	c.stop()
+	c.expect(optionTimeout)
+	if _, err := nc.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("read: %v", err)
 	}
 }
 
