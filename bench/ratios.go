@@ -39,7 +39,7 @@ type measuredRatio struct {
 	Of, To, Job             string
 	AtLeast                 float64
 	Median, Least, Greatest float64
-	Reached                 bool
+	Rounds                  int
 }
 
 // compare computes the promises whose both sides were measured. A round's two
@@ -55,8 +55,19 @@ func (r *results) compare() {
 			list = append(list, of.Rate[i]/to.Rate[i])
 		}
 		m := measuredRatio{Of: p.of, To: p.to, Job: p.job, AtLeast: p.atLeast,
-			Median: median(list), Least: slices.Min(list), Greatest: slices.Max(list)}
-		m.Reached = m.Median >= m.AtLeast
+			Median: median(list), Least: slices.Min(list), Greatest: slices.Max(list), Rounds: len(list)}
 		r.Ratios = append(r.Ratios, m)
 	}
+}
+
+// verdict says whether a promise was kept. One round, or rounds on both sides
+// of the target, tell nothing.
+func (m measuredRatio) verdict() string {
+	switch {
+	case m.Rounds < 2 || m.Least < m.AtLeast && m.Greatest >= m.AtLeast:
+		return "unclear"
+	case m.Least >= m.AtLeast:
+		return "reached"
+	}
+	return "MISSED"
 }

@@ -133,11 +133,7 @@ func (r *results) printRatios(w *tabwriter.Writer) {
 	}
 	fmt.Fprint(w, "\nratio\tjob\ttarget\tmedian\trange\t\n")
 	for _, m := range r.Ratios {
-		verdict := "reached"
-		if !m.Reached {
-			verdict = "MISSED"
-		}
-		fmt.Fprintf(w, "%s / %s\t%s\t%.2f\t%.2f\t%.2f to %.2f\t%s\n", m.Of, m.To, m.Job, m.AtLeast, m.Median, m.Least, m.Greatest, verdict)
+		fmt.Fprintf(w, "%s / %s\t%s\t%.2f\t%.2f\t%.2f to %.2f\t%s\n", m.Of, m.To, m.Job, m.AtLeast, m.Median, m.Least, m.Greatest, m.verdict())
 	}
 	w.Flush()
 }
