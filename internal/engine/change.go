@@ -58,9 +58,9 @@ func (g *Group) adopt(alter func()) {
 	g.limbo = nil
 }
 
-// decide sees to it that the disks say what the group is. Before that nothing
-// is opened or activated: a snapshot or a merge that may be there after a
-// crash would not know of what is written now. The caller holds changes.
+// decide sees to it that the disks say what the group is. Nobody opens a volume
+// before that: a snapshot or a merge that may be there after a crash would not
+// know of what is written now. The caller holds changes.
 func (g *Group) decide() error {
 	g.mu.Lock()
 	undecided := g.undecided
@@ -141,11 +141,10 @@ func (g *Group) remove(next *volume.Group, names []string) error {
 		}
 		return err
 	}
-	var problems []error
 	for _, v := range gone {
-		problems = append(problems, g.drop(v))
+		g.drop(v)
 	}
-	return errors.Join(problems...)
+	return nil
 }
 
 // hide takes the active ones among the named volumes off the list of those
@@ -171,13 +170,14 @@ func (g *Group) hide(names []string) ([]*vol, error) {
 }
 
 // drop takes a removed volume out of its family, or its family down with it.
-func (g *Group) drop(v *vol) error {
+func (g *Group) drop(v *vol) {
 	f := v.family
 	if v == f.top {
 		g.mu.Lock()
 		g.withdraw(f)
 		g.mu.Unlock()
-		return f.tearDown()
+		g.discard(f)
+		return
 	}
 	if v.snap != nil {
 		f.origin.Detach(v.snap)
@@ -188,7 +188,14 @@ func (g *Group) drop(v *vol) error {
 	if f.merge != nil && f.merge.vol == v {
 		f.merge = nil
 	}
-	return nil
+}
+
+// discard tears down a family that is removed, or about to be. Nobody needs
+// what cannot be flushed of it.
+func (g *Group) discard(f *family) {
+	if err := f.tearDown(); err != nil {
+		g.opts.Log.Warn("flush of a removed volume", "volume", f.top.name, "err", err)
+	}
 }
 
 // SetReadOnly changes a volume's permission, also while it is open.

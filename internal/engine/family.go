@@ -94,9 +94,6 @@ func (g *Group) activate(name string, hold bool) (*family, error) {
 	if f != nil {
 		return f, nil
 	}
-	if err := g.decide(); err != nil {
-		return nil, err
-	}
 	if f, err = g.build(model, top); err != nil {
 		return nil, err
 	}

@@ -210,9 +210,6 @@ func (g *Group) finishMerge(ctx context.Context, f *family, m *merge) {
 	if err == nil {
 		_, err = g.hide([]string{m.vol.name})
 	}
-	if err == nil {
-		err = g.drop(m.vol)
-	}
 	if err != nil {
 		g.opts.Log.Error("merge not completed", "snapshot", m.vol.name, "origin", f.top.name, "err", err)
 		g.mu.Lock()
@@ -220,5 +217,6 @@ func (g *Group) finishMerge(ctx context.Context, f *family, m *merge) {
 		g.mu.Unlock()
 		return
 	}
+	g.drop(m.vol)
 	g.opts.Log.Info("merge completed", "snapshot", m.vol.name, "origin", f.top.name)
 }

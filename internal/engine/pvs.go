@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"errors"
 
 	"cowl/internal/errs"
 	"cowl/internal/metastore"
@@ -97,13 +96,9 @@ func (g *Group) RemoveGroup(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	var problems []error
 	for _, f := range families {
 		f.stopMerge()
-		problems = append(problems, f.tearDown())
-	}
-	if err := errors.Join(problems...); err != nil {
-		g.opts.Log.Warn("flush of what is being removed", "err", err)
+		g.discard(f)
 	}
 	if err := g.store.Remove(); err != nil {
 		return nil, err

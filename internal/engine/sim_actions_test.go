@@ -46,6 +46,12 @@ func (s *sim) run(steps int, done map[string]int) {
 			done[actions[i].name]++
 		}
 		s.observe()
+		s.mu.Lock()
+		wrong := s.wrong
+		s.mu.Unlock()
+		if wrong != nil {
+			s.fail("%v", wrong)
+		}
 	}
 	for name := range s.open {
 		s.close(name)

@@ -9,6 +9,7 @@ import (
 
 	"cowl/internal/block"
 	"cowl/internal/block/filter/trace"
+	"cowl/internal/block/mem"
 	"cowl/internal/volume"
 )
 
@@ -264,5 +265,66 @@ func TestOriginsAreSuspendedOverTheCommit(t *testing.T) {
 	expect(t, "a", a, 0, 2, 4096)
 	if g.Status().LVs["a"].Suspended {
 		t.Error("still suspended")
+	}
+}
+
+// atCommit returns an active group with a, holding 1, and its snapshot s, and
+// lets f run at the last moment before the next commit's slots are written. f
+// gets what a crash at that moment leaves.
+func atCommit(t *testing.T, f func(g *Group, a block.Device, crashed func() *Group)) *Group {
+	t.Helper()
+	below := mem.New(4 * mib)
+	found(t, []block.Device{below})
+	var slots func()
+	g := mustOpen(t, []block.Device{&during{below, func() {
+		if slots != nil {
+			slots()
+		}
+	}}})
+	must(t)(g.Activate(ctx))
+	must(t)(g.CreateLV(ctx, lv("a", 2, "")))
+	a := opened(t, g, "a")
+	write(t, a, 0, 1, 2*extent)
+	must(t)(g.CreateSnapshots(ctx, []volume.SnapshotSpec{snapOf("a", "s", 4, "")}))
+	writes := 0
+	slots = func() {
+		if writes++; writes == 2 { // the first is the precommit
+			f(g, a, func() *Group { return mustOpen(t, []block.Device{below.Clone()}) })
+		}
+	}
+	t.Cleanup(func() {
+		if writes < 2 {
+			t.Error("no commit was seen")
+		}
+	})
+	return g
+}
+
+// Until the commit has removed a snapshot, a crash may bring it back, with
+// everything that was written to its origin behind it.
+func TestRemovedSnapshotKeepsUntilTheCommit(t *testing.T) {
+	g := atCommit(t, func(_ *Group, a block.Device, crashed func() *Group) {
+		write(t, a, 0, 2, 2*extent)
+		if err := a.Flush(); err != nil {
+			t.Error(err)
+		}
+		old := crashed()
+		expect(t, "the snapshot after a crash", opened(t, old, "s"), 0, 1, 2*extent)
+	})
+	must(t)(g.RemoveLVs(ctx, []string{"s"}))
+}
+
+// What is written behind the old end before the commit would be lost, or lie
+// on extents of another volume, after a crash.
+func TestLargerVolumeEndsWhereItDidUntilTheCommit(t *testing.T) {
+	var a block.Device
+	g := atCommit(t, func(_ *Group, d block.Device, _ func() *Group) {
+		if a = d; a.Size() != 2*extent {
+			t.Errorf("%d bytes before the commit", a.Size())
+		}
+	})
+	must(t)(g.ExtendLV(ctx, volume.ExtendSpec{Name: "a", Size: volume.Size{Extents: 3}}))
+	if a.Size() != 3*extent {
+		t.Errorf("%d bytes behind the commit", a.Size())
 	}
 }
