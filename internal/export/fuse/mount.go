@@ -84,10 +84,7 @@ func Serve(path string, exports export.Exports) (*Mount, error) {
 		handles: make(map[*handle]bool),
 	}
 	m.root = &root{mount: m}
-	switch err := os.Mkdir(path, 0o700); {
-	case err == nil:
-		m.made = true
-	case !errors.Is(err, os.ErrExist):
+	if err := m.makeDir(); err != nil {
 		return nil, err
 	}
 	if err := m.mount(); err != nil {
@@ -106,6 +103,20 @@ func resolve(path string) (string, error) {
 	}
 	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
 	return filepath.Join(dir, filepath.Base(path)), err
+}
+
+// makeDir makes the directory if there is none.
+func (m *Mount) makeDir() error {
+	err := os.Mkdir(m.path, 0o700)
+	if !errors.Is(err, os.ErrExist) {
+		m.made = err == nil
+		return err
+	}
+	fi, err := os.Stat(m.path)
+	if err == nil && !fi.IsDir() {
+		return errs.E(errs.Exists, "mount %s: there is something that is not a directory", m.path)
+	}
+	return err
 }
 
 // mount attaches the directory and starts to serve it.

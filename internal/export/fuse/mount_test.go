@@ -119,8 +119,8 @@ func TestCannotMount(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
 	check(t, os.WriteFile(file, nil, 0o600))
-	if _, err := Serve(file, newShelf()); err == nil {
-		t.Error("mounted on a file")
+	if _, err := Serve(file, newShelf()); !errs.Is(err, errs.Exists) {
+		t.Errorf("mounted on a file: %v", err)
 	}
 	if _, err := Serve(filepath.Join(dir, "none", "mnt"), newShelf()); !errs.Is(err, errs.NotFound) {
 		t.Errorf("mounted in a directory that is not there: %v", err)

@@ -1,7 +1,6 @@
 package nbd
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -282,70 +281,6 @@ func TestGrownExport(t *testing.T) {
 	p.expectErrno(0)
 }
 
-// Clients that are told of zeroes must see the bytes that are there, in chunks
-// that cover what was asked for once.
-func TestSparseReads(t *testing.T) {
-	const size = 2 << 20
-	dev := mem.New(size)
-	want := make([]byte, size)
-	put := func(off int, text string) {
-		copy(want[off:], text)
-		dev.WriteAt([]byte(text), int64(off))
-	}
-	put(0, "start")
-	put(100<<10, "middle")
-	for i := range 40 { // more runs than a reply has chunks
-		put(300<<10+i*(32<<10), "x")
-	}
-	tests := []struct {
-		name          string
-		off, length   int
-		flags         uint16
-		chunks, holes int
-	}{
-		{"small", 0, 4096, 0, 1, 0},
-		{"small zeroes", 64 << 10, 4096, 0, 1, 0},
-		{"zeroes", 16 << 10, 80 << 10, 0, 1, 1},
-		{"zeroes, odd", 8193, 80<<10 + 1, 0, 1, 1},
-		{"data and zeroes", 0, 200 << 10, 0, 4, 2},
-		{"not fragmented", 0, 200 << 10, cmdFlagDF, 1, 0},
-		{"odd", 3, 200<<10 + 1, 0, 4, 2},
-		{"zeroes that are too few", 100 << 10, 64<<10 - 1, 0, 1, 0},
-		{"data at the end", 60 << 10, 40<<10 + 1, 0, 1, 0},
-		{"data behind the last unit", 16 << 10, 84<<10 + 1, 0, 2, 1},
-		{"zeroes behind the last unit", 100 << 10, 16<<10 + 64<<10 - 1, 0, 2, 1},
-		{"too many runs", 0, size, 0, maxChunks, 11},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			p := serveVol(t, dev, true)
-			p.ask(request{cmd: cmdRead, flags: tt.flags, off: uint64(tt.off), length: uint32(tt.length)})
-			got := bytes.Repeat([]byte{'?'}, tt.length)
-			chunks, holes := 0, 0
-			for done := false; !done; chunks++ {
-				a := p.answer()
-				done = a.flags&replyFlagDone != 0
-				at := int(be.Uint64(a.data)) - tt.off
-				switch a.kind {
-				case chunkData:
-					copy(got[at:], a.data[8:])
-				case chunkHole:
-					holes++
-					clear(got[at:][:be.Uint32(a.data[8:])])
-				default:
-					t.Fatalf("chunk %+v", a)
-				}
-			}
-			if !bytes.Equal(got, want[tt.off:][:tt.length]) {
-				t.Error("content differs")
-			}
-			if chunks != tt.chunks || holes != tt.holes {
-				t.Errorf("%d chunks, %d holes, want %d and %d", chunks, holes, tt.chunks, tt.holes)
-			}
-		})
-	}
-}
-
 // Requests of no bytes are nobody's error.
 func TestEmptyRequests(t *testing.T) {
 	for _, structured := range []bool{false, true} {
@@ -354,104 +289,5 @@ func TestEmptyRequests(t *testing.T) {
 			p.ask(request{cmd: cmd, off: 4096})
 			p.expectErrno(0)
 		}
-	}
-}
-
-// descriptors reads an answer to BLOCK_STATUS, by context.
-func (p *peer) descriptors() map[uint32][]descriptor {
-	p.t.Helper()
-	got := map[uint32][]descriptor{}
-	for {
-		a := p.answer()
-		if a.kind != chunkBlockStatus {
-			p.t.Fatalf("chunk %+v", a)
-		}
-		id := be.Uint32(a.data)
-		for b := a.data[4:]; len(b) > 0; b = b[descriptorSize:] {
-			got[id] = append(got[id], descriptor{be.Uint32(b), be.Uint32(b[4:])})
-		}
-		if a.flags&replyFlagDone != 0 {
-			return got
-		}
-	}
-}
-
-// layered is a device as a snapshot is one: some of it its own, some below.
-func layered(size int64, extents ...block.Extent) *hooked {
-	return &hooked{Device: mem.New(size), extents: func(off, length int64) iter.Seq2[block.Extent, error] {
-		return func(yield func(block.Extent, error) bool) {
-			for _, e := range extents {
-				end := min(e.End(), off+length)
-				e.Off = max(e.Off, off)
-				if e.Len = end - e.Off; e.Len > 0 && !yield(e, nil) {
-					return
-				}
-			}
-		}
-	}}
-}
-
-func TestBlockStatus(t *testing.T) {
-	dev := layered(100,
-		block.Extent{Off: 0, Len: 10, Kind: block.Data},
-		block.Extent{Off: 10, Len: 10, Kind: block.Data, Depth: 1},
-		block.Extent{Off: 20, Len: 10, Kind: block.Zero},
-		block.Extent{Off: 30, Len: 10, Kind: block.Hole},
-		block.Extent{Off: 40, Len: 10, Kind: block.Hole, Depth: 2},
-		block.Extent{Off: 50, Len: 50, Kind: block.Zero, Depth: 2})
-	kinds := []descriptor{{20, 0}, {10, 2}, {20, 3}, {50, 2}}
-	depths := []descriptor{{10, 1}, {10, 2}, {10, 1}, {20, 0}, {50, 3}}
-	equal := func(t *testing.T, got, want []descriptor) {
-		t.Helper()
-		if !slices.Equal(got, want) {
-			t.Errorf("got %v, want %v", got, want)
-		}
-	}
-
-	p := serveVol(t, dev, true, contextAllocation, contextDepth)
-	p.ask(request{cmd: cmdBlockStatus, length: 100})
-	got := p.descriptors()
-	equal(t, got[idAllocation], kinds)
-	equal(t, got[idDepth], depths)
-
-	p.ask(request{cmd: cmdBlockStatus, flags: cmdFlagReqOne, off: 5, length: 95})
-	got = p.descriptors()
-	equal(t, got[idAllocation], []descriptor{{15, 0}})
-	equal(t, got[idDepth], []descriptor{{5, 1}})
-
-	p = serveVol(t, dev, true, contextDepth)
-	p.ask(request{cmd: cmdBlockStatus, off: 25, length: 30})
-	got = p.descriptors()
-	equal(t, got[idDepth], []descriptor{{5, 1}, {20, 0}, {5, 3}})
-	if len(got) != 1 {
-		t.Errorf("contexts that were not selected: %v", got)
-	}
-}
-
-// A device in a million pieces is described in answers of bounded size, each of
-// which goes on where the last one ended.
-func TestBlockStatusOfManyExtents(t *testing.T) {
-	const pieces = 3*maxDescriptors + 17
-	var extents []block.Extent
-	for i := range int64(pieces) {
-		extents = append(extents, block.Extent{Off: i * 4096, Len: 4096, Kind: block.ExtentKind(i % 2 * 2), Depth: int(i % 3)})
-	}
-	p := serveVol(t, layered(pieces*4096, extents...), true, contextDepth, contextAllocation)
-	at, answers := uint64(0), 0
-	for ; at < pieces*4096; answers++ {
-		p.ask(request{cmd: cmdBlockStatus, off: at, length: uint32(pieces*4096 - at)})
-		got := p.descriptors()[idAllocation]
-		if len(got) > maxDescriptors {
-			t.Fatalf("%d descriptors in one answer", len(got))
-		}
-		for _, d := range got {
-			if want := uint32(at / 4096 % 2 * 3); d.length != 4096 || d.state != want {
-				t.Fatalf("at %d: %+v, want state %d", at, d, want)
-			}
-			at += uint64(d.length)
-		}
-	}
-	if answers != 4 {
-		t.Errorf("%d answers, want 4", answers)
 	}
 }
