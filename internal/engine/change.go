@@ -58,9 +58,10 @@ func (g *Group) adopt(alter func()) {
 	g.limbo = nil
 }
 
-// decide sees to it that the disks say what the group is. Nobody opens a volume
-// before that: a snapshot or a merge that may be there after a crash would not
-// know of what is written now. The caller holds changes.
+// decide sees to it that the disks say what the group is. Before that nobody
+// opens a volume or changes the group: a snapshot or a merge that may be there
+// after a crash would not know of what is written now, and extents that are
+// free by one metadata are not by the other. The caller holds changes.
 func (g *Group) decide() error {
 	g.mu.Lock()
 	undecided := g.undecided
@@ -80,7 +81,7 @@ func (g *Group) warn(res *Result) *Result {
 // RemoveLVs removes volumes, an origin with its snapshots, all in one commit.
 // One that is open is errs.Busy, and none is removed.
 func (g *Group) RemoveLVs(ctx context.Context, names []string) (*Result, error) {
-	if err := g.lock(ctx); err != nil {
+	if err := g.begin(ctx); err != nil {
 		return nil, err
 	}
 	defer g.unlock()
@@ -200,7 +201,7 @@ func (g *Group) discard(f *family) {
 
 // SetReadOnly changes a volume's permission, also while it is open.
 func (g *Group) SetReadOnly(ctx context.Context, name string, readOnly bool) (*Result, error) {
-	if err := g.lock(ctx); err != nil {
+	if err := g.begin(ctx); err != nil {
 		return nil, err
 	}
 	defer g.unlock()
@@ -227,7 +228,7 @@ func (g *Group) find(name string) *vol {
 // ExtendLV makes a volume or a snapshot's store larger, also while it is open.
 // It can be used in its new size once the metadata that says so is committed.
 func (g *Group) ExtendLV(ctx context.Context, spec volume.ExtendSpec) (*Result, error) {
-	if err := g.lock(ctx); err != nil {
+	if err := g.begin(ctx); err != nil {
 		return nil, err
 	}
 	defer g.unlock()

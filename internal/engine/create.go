@@ -17,7 +17,7 @@ const zeroedBytes = 4096
 // CreateLV allocates a linear volume and zeroes its beginning. In a group that
 // is active it is active at once.
 func (g *Group) CreateLV(ctx context.Context, spec volume.LVSpec) (*Result, error) {
-	if err := g.lock(ctx); err != nil {
+	if err := g.begin(ctx); err != nil {
 		return nil, err
 	}
 	defer g.unlock()
@@ -86,7 +86,7 @@ func (g *Group) isActive() bool {
 // stores stay attached, so that what they hold is true in either case, until
 // another commit has decided it.
 func (g *Group) CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpec) (*Result, error) {
-	if err := g.lock(ctx); err != nil {
+	if err := g.begin(ctx); err != nil {
 		return nil, err
 	}
 	defer g.unlock()

@@ -106,6 +106,19 @@ func (g *Group) lock(ctx context.Context) error {
 
 func (g *Group) unlock() { <-g.changes }
 
+// begin takes the right to change the group's metadata, of which the disks
+// hold one version.
+func (g *Group) begin(ctx context.Context) error {
+	if err := g.lock(ctx); err != nil {
+		return err
+	}
+	err := g.decide()
+	if err != nil {
+		g.unlock()
+	}
+	return err
+}
+
 func (g *Group) isClosed() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()

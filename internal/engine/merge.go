@@ -46,7 +46,7 @@ func (f *family) usersBefore(v *vol) string {
 // beginning is delayed until their last user has closed them. Of an origin
 // that is not active it is delayed until the next activation.
 func (g *Group) Merge(ctx context.Context, snapshot string) (*Result, error) {
-	if err := g.lock(ctx); err != nil {
+	if err := g.begin(ctx); err != nil {
 		return nil, err
 	}
 	defer g.unlock()

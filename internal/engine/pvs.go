@@ -11,7 +11,7 @@ import (
 // AddPVs takes PVs of no group into this one. Their devices are the engine's
 // to use from then on, and stay the caller's to close.
 func (g *Group) AddPVs(ctx context.Context, pvs []*metastore.PV) (*Result, error) {
-	if err := g.lock(ctx); err != nil {
+	if err := g.begin(ctx); err != nil {
 		return nil, err
 	}
 	defer g.unlock()
@@ -56,7 +56,7 @@ func (g *Group) commitWith(next *volume.Group, pvs []*metastore.PV) error {
 // RemovePVs takes PVs of which nothing is allocated out of the group. They
 // stay PVs, and their devices are the caller's alone again.
 func (g *Group) RemovePVs(ctx context.Context, ids []volume.UUID) (*Result, error) {
-	if err := g.lock(ctx); err != nil {
+	if err := g.begin(ctx); err != nil {
 		return nil, err
 	}
 	defer g.unlock()
@@ -87,7 +87,7 @@ func (g *Group) RemovePVs(ctx context.Context, ids []volume.UUID) (*Result, erro
 // stay PVs, and closes it. A volume that is open is errs.Busy. If it fails
 // behind that, nothing is active, and it can be tried again.
 func (g *Group) RemoveGroup(ctx context.Context) (*Result, error) {
-	if err := g.lock(ctx); err != nil {
+	if err := g.begin(ctx); err != nil {
 		return nil, err
 	}
 	defer g.unlock()
