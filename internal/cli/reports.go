@@ -250,6 +250,9 @@ func nameLV(data *fields.Data, arg string) (*fields.Group, error) {
 	return nil, nil
 }
 
+// minPVSize is what LVM2 takes for a PV at least, in bytes.
+const minPVSize = 2 << 20
+
 // narrowPVs keeps the PVs that are named by path or tag.
 func narrowPVs(data *fields.Data, args []string) error {
 	found := map[string]bool{}
@@ -271,9 +274,12 @@ func narrowPVs(data *fields.Data, args []string) error {
 	devices := slices.DeleteFunc(slices.Clone(data.Devices), drop)
 	var failures []string
 	for _, arg := range args {
+		at := slices.IndexFunc(devices, func(pv *fields.PV) bool { return samePath(pv.Path, arg) })
 		switch {
 		case strings.HasPrefix(arg, "@"):
-		case slices.ContainsFunc(devices, func(pv *fields.PV) bool { return samePath(pv.Path, arg) }):
+		case at >= 0 && devices[at].DevSize < minPVSize:
+			failures = append(failures, "Cannot use "+arg+": device is too small (pv_min_size)")
+		case at >= 0:
 			failures = append(failures, "Failed to find physical volume \""+arg+"\".")
 		case !found[arg]:
 			failures = append(failures, "Cannot use "+arg+": device not found")

@@ -55,7 +55,7 @@ func (a *app) complain(err error) {
 		return
 	}
 	if errors.Is(err, context.Canceled) {
-		err = errs.WithHint(errors.New("Interrupted..."), "%s", errs.HintOf(err))
+		err = errs.WithHint(errs.E(errs.Other, "Interrupted..."), "%s", errs.HintOf(err))
 	}
 	writeLines(a.Stderr, err.Error())
 	if hint := errs.HintOf(err); hint != "" {

@@ -7,6 +7,7 @@ import (
 
 	"cowl/internal/errs"
 	"cowl/internal/manager"
+	"cowl/internal/volume"
 )
 
 func newVGChange(a *app) *cobra.Command {
@@ -88,6 +89,8 @@ func (a *app) deactivateGroup(ctx context.Context, name string) error {
 	switch g := inv.Group(name); {
 	case g == nil:
 		return noGroup(name)
+	case g.Meta.Has(volume.StatusExported):
+		return errs.E(errs.Conflict, "Volume group %s is exported", name)
 	case g.Owner == 0: // nothing is active, and nobody needs the PVs' locks for that
 		return a.sayActive(ctx, name, nil)
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"os"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -45,6 +46,9 @@ func (a *app) reduceGroup(cmd *cobra.Command, g manager.Group, s *manager.Status
 	var failed error
 	for _, path := range pvs {
 		r, err := g.RemovePVs(cmd.Context(), []string{path})
+		if _, gone := os.Stat(path); errs.Is(err, errs.NotFound) && gone != nil {
+			err = errs.E(errs.NotFound, "Cannot use %s: device not found", path)
+		}
 		if err != nil {
 			a.complain(err)
 			failed = errSilent
