@@ -127,7 +127,7 @@ func checkUsable(f *metastore.Found) error {
 	case f.Unusable != nil:
 		return f.Unusable
 	case g.Has(volume.StatusExported):
-		return errs.WithHint(errs.E(errs.Conflict, "Volume group %q is exported", g.Name), "Use vgimport first.")
+		return errs.WithHint(errs.E(errs.Conflict, "Volume group %s is exported", g.Name), "Import it with LVM's vgimport first.")
 	case g.SystemID != "":
 		return errs.E(errs.Unsupported, "Cannot access VG %s with system ID %s with unknown local system ID.", g.Name, g.SystemID)
 	case g.LockType != "" && g.LockType != "none":

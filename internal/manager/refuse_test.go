@@ -173,7 +173,7 @@ func TestForeignGroups(t *testing.T) {
 		kind  errs.Kind
 		text  string
 	}{
-		"exported":    {func(g *volume.Group) { g.Status = append(g.Status, "EXPORTED") }, errs.Conflict, `Volume group "vg" is exported`},
+		"exported":    {func(g *volume.Group) { g.Status = append(g.Status, "EXPORTED") }, errs.Conflict, `Volume group vg is exported`},
 		"another's":   {func(g *volume.Group) { g.SystemID = "elsewhere" }, errs.Unsupported, "with system ID elsewhere"},
 		"shared":      {func(g *volume.Group) { g.LockType = "sanlock" }, errs.Unsupported, "lock type sanlock"},
 		"not so bad":  {func(g *volume.Group) { g.LockType = "none" }, errs.Other, ""},
