@@ -30,7 +30,7 @@ func (g *Group) commitStaged(alter func()) error {
 		g.adopt(alter)
 		return nil
 	}
-	old := g.store.Precommit(g.current())
+	old := g.store.Precommit(g.Model())
 	if old == nil {
 		old = g.store.Commit()
 	}
@@ -69,7 +69,7 @@ func (g *Group) decide() error {
 	if !undecided {
 		return nil
 	}
-	return g.commit(g.current())
+	return g.commit(g.Model())
 }
 
 // warn adds what the store has to say about changes that succeeded.
@@ -85,7 +85,7 @@ func (g *Group) RemoveLVs(ctx context.Context, names []string) (*Result, error) 
 		return nil, err
 	}
 	defer g.unlock()
-	next, res := g.current(), &Result{}
+	next, res := g.Model(), &Result{}
 	for _, name := range names {
 		if slices.Contains(res.Names, name) { // it went with its origin
 			continue
@@ -205,7 +205,7 @@ func (g *Group) SetReadOnly(ctx context.Context, name string, readOnly bool) (*R
 		return nil, err
 	}
 	defer g.unlock()
-	c, err := g.current().SetReadOnly(name, readOnly)
+	c, err := g.Model().SetReadOnly(name, readOnly)
 	if err != nil {
 		return nil, err
 	}
@@ -232,7 +232,7 @@ func (g *Group) ExtendLV(ctx context.Context, spec volume.ExtendSpec) (*Result, 
 		return nil, err
 	}
 	defer g.unlock()
-	c, err := g.current().ExtendLV(spec)
+	c, err := g.Model().ExtendLV(spec)
 	if err != nil {
 		return nil, err
 	}

@@ -21,7 +21,7 @@ func (g *Group) CreateLV(ctx context.Context, spec volume.LVSpec) (*Result, erro
 		return nil, err
 	}
 	defer g.unlock()
-	c, err := g.current().CreateLV(spec, g.stamp())
+	c, err := g.Model().CreateLV(spec, g.stamp())
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ func (g *Group) CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpec
 	}
 	defer g.unlock()
 	res := &Result{}
-	next := g.current()
+	next := g.Model()
 	for _, spec := range specs { // 1
 		c, err := next.CreateSnapshot(spec, g.stamp())
 		if err != nil {

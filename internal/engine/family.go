@@ -41,7 +41,7 @@ func (g *Group) Activate(ctx context.Context, names ...string) (*Result, error) 
 		return nil, err
 	}
 	defer g.unlock()
-	model := g.current()
+	model := g.Model()
 	if len(names) == 0 {
 		for _, lv := range model.Visible() {
 			names = append(names, lv.Name)
@@ -80,7 +80,7 @@ func topOf(model *volume.Group, name string) (*volume.LV, error) {
 // activate returns the active family of a volume, held if hold says so. The
 // caller holds changes.
 func (g *Group) activate(name string, hold bool) (*family, error) {
-	model := g.current()
+	model := g.Model()
 	top, err := topOf(model, name)
 	if err != nil {
 		return nil, err
@@ -173,7 +173,7 @@ func (f *family) join(model *volume.Group, s volume.Snap, v *vol) error {
 	v.family = f
 	f.snaps = append(f.snaps, v)
 	if s.Segment.Merging {
-		v.merging = true
+		v.merging, v.dev = true, failing{f.errMerging(v), model.ExtentBytes(s.Size())}
 		f.merge = &merge{vol: v}
 		if v.store.Usage().Invalid {
 			return nil // it can never be merged; Status says so
@@ -213,7 +213,7 @@ func (g *Group) Deactivate(ctx context.Context, names ...string) (*Result, error
 		}
 		g.mu.Unlock()
 	}
-	model := g.current()
+	model := g.Model()
 	for _, name := range names {
 		top, err := topOf(model, name)
 		if err == nil {
@@ -249,7 +249,7 @@ func (g *Group) deactivate(top string) error {
 		g.publish(f)
 		g.startMerging(f)
 		g.mu.Unlock()
-		return fmt.Errorf("flush %s/%s: %w", g.current().Name, top, err)
+		return fmt.Errorf("flush %s/%s: %w", g.Model().Name, top, err)
 	}
 	return f.tearDown()
 }
@@ -284,7 +284,7 @@ func (f *family) tearDown() error {
 	}
 	err := f.flush()
 	for _, v := range all {
-		v.dev = failing{errs.E(errs.Conflict, "volume %s was deactivated", v.name)}
+		v.dev = failing{errs.E(errs.Conflict, "volume %s was deactivated", v.name), v.dev.Size()}
 		v.resume()
 	}
 	return errors.Join(err, f.origin.Close())
@@ -328,8 +328,11 @@ func (g *Group) settle(f *family) error {
 	return nil
 }
 
-// failing is what is left of a device that there is no more: its errors.
-type failing struct{ err error }
+// failing is what is left of a device that there is no more.
+type failing struct {
+	err  error
+	size int64
+}
 
 func (d failing) ReadAt([]byte, int64) (int, error)                   { return 0, d.err }
 func (d failing) WriteAt([]byte, int64) (int, error)                  { return 0, d.err }
@@ -337,6 +340,6 @@ func (d failing) Flush() error                                        { return d
 func (d failing) Discard(int64, int64) error                          { return d.err }
 func (d failing) WriteZeroes(int64, int64) error                      { return d.err }
 func (d failing) Extents(int64, int64) iter.Seq2[block.Extent, error] { return block.NoExtents(d.err) }
-func (d failing) Size() int64                                         { return 0 }
+func (d failing) Size() int64                                         { return d.size }
 func (d failing) Caps() block.Caps                                    { return block.Caps{BlockSize: block.SectorSize} }
 func (d failing) Close() error                                        { return nil }

@@ -111,7 +111,7 @@ func breakables() []breakable {
 			if m := f.merge; m != nil && m.done != nil {
 				<-m.done
 			}
-			if g.current().LV("s") != nil {
+			if g.Model().LV("s") != nil {
 				return fmt.Errorf("the merge has stopped: %+v", g.Status().LVs["s"].Cow)
 			}
 			return nil
@@ -220,7 +220,7 @@ func (b breakable) fails(t *testing.T, dev *mem.Device, rule fault.Rule) bool {
 	b.reuse(t, at, g, user)
 	g.Close()
 	end := found1(t, dev.Clone())
-	if end.current().LV("after") == nil {
+	if end.Model().LV("after") == nil {
 		t.Errorf("%s: a change that succeeded is not on disk", at)
 	}
 	b.check(t, at+", then closed", end, err, later)
@@ -281,7 +281,7 @@ func (b breakable) check(t *testing.T, at string, g *Group, err error, later map
 // the fault.
 func visible(g *Group) []string {
 	var names []string
-	for _, lv := range g.current().Visible() {
+	for _, lv := range g.Model().Visible() {
 		if lv.Name != "after" {
 			names = append(names, lv.Name)
 		}
@@ -292,7 +292,7 @@ func visible(g *Group) []string {
 
 // merging reports whether a merge has begun and not ended.
 func (b breakable) merging(g *Group) bool {
-	_, merging := g.current().MergingInto(g.current().LV("a"))
+	_, merging := g.Model().MergingInto(g.Model().LV("a"))
 	return merging && b.may["a"] != nil
 }
 

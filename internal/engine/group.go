@@ -99,7 +99,7 @@ func (g *Group) lock(ctx context.Context) error {
 	}
 	if g.isClosed() {
 		g.unlock()
-		return errs.E(errs.Conflict, "volume group %s is closed", g.current().Name)
+		return errs.E(errs.Conflict, "volume group %s is closed", g.Model().Name)
 	}
 	return nil
 }
@@ -125,8 +125,8 @@ func (g *Group) isClosed() bool {
 	return g.closed
 }
 
-// current returns the committed metadata.
-func (g *Group) current() *volume.Group {
+// Model returns the committed metadata, which nobody may alter.
+func (g *Group) Model() *volume.Group {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.model

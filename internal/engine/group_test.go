@@ -310,7 +310,7 @@ func TestUnsupportedTypesAreNamed(t *testing.T) {
 	g := mustOpen(t, devs)
 	must(t)(g.CreateLV(ctx, lv("plain", 2, "")))
 	must(t)(g.CreateLV(ctx, lv("strange", 2, "")))
-	changed := g.current().Clone()
+	changed := g.Model().Clone()
 	changed.LV("strange").Segments[0].Type = "raid9"
 	g.mu.Lock()
 	g.model = changed
@@ -327,7 +327,7 @@ func TestStripes(t *testing.T) {
 	found(t, devs)
 	g := mustOpen(t, devs)
 	must(t)(g.CreateLV(ctx, lv("base", 2, "pv0")))
-	striped := g.current().Clone()
+	striped := g.Model().Clone()
 	seg := &striped.LV("base").Segments[0]
 	seg.StripeSize, seg.Stripes = 8, []volume.Area{{PV: "pv0", Start: 0}, {PV: "pv1", Start: 3}}
 	g.mu.Lock()

@@ -50,7 +50,7 @@ func (g *Group) Merge(ctx context.Context, snapshot string) (*Result, error) {
 		return nil, err
 	}
 	defer g.unlock()
-	c, err := g.current().StartMerge(snapshot)
+	c, err := g.Model().StartMerge(snapshot)
 	if err != nil {
 		return nil, err
 	}
@@ -146,8 +146,12 @@ func (f *family) showMerged(m *merge) error {
 		return fmt.Errorf("merge %s into %s: %w", m.vol.name, f.top.name, err)
 	}
 	m.vol.snap = nil
-	m.vol.swap(failing{errs.E(errs.Conflict, "snapshot %s is being merged into %s", m.vol.name, f.top.name)})
+	m.vol.swap(failing{f.errMerging(m.vol), m.vol.dev.Size()})
 	return nil
+}
+
+func (f *family) errMerging(v *vol) error {
+	return errs.E(errs.Conflict, "snapshot %s is being merged into %s", v.name, f.top.name)
 }
 
 // startMerging starts the goroutine of a merge that has begun. The caller
@@ -200,7 +204,7 @@ func (g *Group) finishMerge(ctx context.Context, f *family, m *merge) {
 		return // stopped
 	}
 	defer g.unlock()
-	c, err := g.current().FinishMerge(m.vol.name)
+	c, err := g.Model().FinishMerge(m.vol.name)
 	if err == nil {
 		err = g.commit(c.Group)
 	}

@@ -17,7 +17,7 @@ import (
 // gone waits until a merge has removed its snapshot.
 func gone(t *testing.T, g *Group, name string) {
 	t.Helper()
-	until(t, name+" has been merged", func() bool { return g.current().LV(name) == nil })
+	until(t, name+" has been merged", func() bool { return g.Model().LV(name) == nil })
 }
 
 func notes(r *Result) string { return strings.Join(r.Notes, "\n") }
@@ -57,13 +57,13 @@ func TestMergeRollsBackAndLeavesSiblingsAlone(t *testing.T) {
 	g = mustOpen(t, devs)
 	expect(t, "base after reopening", opened(t, g, "base"), 100, 1, 4*extent-100)
 	expect(t, "later after reopening", opened(t, g, "later"), 0, 2, 4*extent)
-	if free := g.current().Free(); free != g.current().Size()-4-volume.Extents(len(extentsOf(g, "later"))) {
+	if free := g.Model().Free(); free != g.Model().Size()-4-volume.Extents(len(extentsOf(g, "later"))) {
 		t.Errorf("%d extents are free", free)
 	}
 }
 
 func extentsOf(g *Group, name string) []struct{} {
-	return make([]struct{}, g.current().LV(name).Extents())
+	return make([]struct{}, g.Model().LV(name).Extents())
 }
 
 // Whoever has the origin open must not see its content change.
@@ -93,7 +93,7 @@ func TestMergeWaitsForTheLastUser(t *testing.T) {
 			}
 			expect(t, "base before the merge", other, 0, 2, 4*extent)
 			closeDev(t, other)
-			if g.current().LV("s") == nil {
+			if g.Model().LV("s") == nil {
 				t.Fatal("merged under its user")
 			}
 			closeDev(t, user)
@@ -112,7 +112,7 @@ func TestMergeOfAnInactiveGroupHappensAtActivation(t *testing.T) {
 	}
 	g.Close()
 	g = mustOpen(t, devs)
-	if g.current().LV("s") == nil {
+	if g.Model().LV("s") == nil {
 		t.Fatal("merged without activation")
 	}
 	must(t)(g.Activate(ctx))
@@ -177,12 +177,12 @@ func TestRemovingTheOriginOfAMerge(t *testing.T) {
 	g, _ := mergeable(t)
 	must(t)(g.Merge(ctx, "s"))
 	_, err := g.RemoveLVs(ctx, []string{"s"})
-	if err == nil && g.current().LV("s") != nil {
+	if err == nil && g.Model().LV("s") != nil {
 		t.Error("removed a merging snapshot")
 	}
 	must(t)(g.RemoveLVs(ctx, []string{"base"}))
-	if len(g.current().LVs) != 0 {
-		t.Errorf("%d volumes are left", len(g.current().LVs))
+	if len(g.Model().LVs) != 0 {
+		t.Errorf("%d volumes are left", len(g.Model().LVs))
 	}
 	must(t)(g.CreateLV(ctx, lv("base", 4, "")))
 }
@@ -253,7 +253,7 @@ func TestEverythingAtOnce(t *testing.T) {
 		})
 	}
 	loop(func(int) { g.Status() })
-	for range 30 {
+	for range 10 {
 		must(t)(g.CreateSnapshots(ctx, []volume.SnapshotSpec{snapOf("a", "sa", 6, "pv1"), snapOf("b", "sb", 6, "pv1")}))
 		d, err := g.Open(ctx, "sa", false)
 		if err != nil {

@@ -15,7 +15,7 @@ func (g *Group) AddPVs(ctx context.Context, pvs []*metastore.PV) (*Result, error
 		return nil, err
 	}
 	defer g.unlock()
-	next, res := g.current(), &Result{}
+	next, res := g.Model(), &Result{}
 	for _, pv := range pvs {
 		c, err := next.AddPV(pv.Spec())
 		if err != nil {
@@ -60,7 +60,7 @@ func (g *Group) RemovePVs(ctx context.Context, ids []volume.UUID) (*Result, erro
 		return nil, err
 	}
 	defer g.unlock()
-	next, res := g.current(), &Result{}
+	next, res := g.Model(), &Result{}
 	for _, id := range ids {
 		pv := next.PVByID(id)
 		if pv == nil {
@@ -91,7 +91,7 @@ func (g *Group) RemoveGroup(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	defer g.unlock()
-	model := g.current()
+	model := g.Model()
 	families, err := g.hideAll()
 	if err != nil {
 		return nil, err

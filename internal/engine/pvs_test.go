@@ -22,9 +22,9 @@ func TestAddAndRemovePVs(t *testing.T) {
 	g, devs := fresh(t, 1)
 	more := memory(1, 4*mib)[0]
 	pv := newPV(t, more, "/dev/more")
-	free := g.current().Free()
+	free := g.Model().Free()
 	must(t)(g.AddPVs(ctx, []*metastore.PV{pv}))
-	if got := g.current().Free(); got <= free {
+	if got := g.Model().Free(); got <= free {
 		t.Errorf("%d free extents after, %d before", got, free)
 	}
 	must(t)(g.CreateLV(ctx, lv("base", 2, "pv1")))

@@ -82,7 +82,7 @@ func (s *sim) bytes(n int) []byte {
 // merges have ended and which snapshots have overflowed.
 func (s *sim) observe() {
 	for _, name := range s.state.names(func(lv *simLV) bool { return lv.merging }) {
-		if s.g.current().LV(name) == nil {
+		if s.g.Model().LV(name) == nil {
 			s.with(func(st *simState) { st.merged(name) })
 		}
 	}
@@ -233,7 +233,7 @@ func (s *sim) create() bool {
 	}
 	name := fmt.Sprintf("v%d", len(s.log))
 	extents := 1 + s.pick(3)
-	if s.g.current().Free() < volume.Extents(extents) {
+	if s.g.Model().Free() < volume.Extents(extents) {
 		return false
 	}
 	s.note("lvcreate -l %d -n %s", extents, name)
@@ -254,7 +254,7 @@ func (s *sim) snapshot() bool {
 	s.rng.Shuffle(len(origins), func(i, j int) { origins[i], origins[j] = origins[j], origins[i] })
 	s.mu.Unlock()
 	origins = origins[:1+s.pick(min(2, len(origins)))]
-	if s.g.current().Free() < volume.Extents(2*len(origins)) {
+	if s.g.Model().Free() < volume.Extents(2*len(origins)) {
 		return false
 	}
 	var specs []volume.SnapshotSpec
@@ -297,7 +297,7 @@ func (s *sim) extend() bool {
 	name := s.one(func(lv *simLV) bool {
 		return !lv.isSnapshot() && s.state.mergingInto(lv.name) == nil && len(lv.cur) < 4*simExtent
 	})
-	if name == "" || s.g.current().Free() == 0 {
+	if name == "" || s.g.Model().Free() == 0 {
 		return false
 	}
 	s.note("lvextend -l +1 %s", name)
@@ -361,7 +361,7 @@ func (s *sim) await() bool {
 	names := s.state.names(func(lv *simLV) bool { return lv.merging })
 	for _, name := range names {
 		s.note("await %s", name)
-		until(s.t, name+" has been merged", func() bool { return s.g.current().LV(name) == nil })
+		until(s.t, name+" has been merged", func() bool { return s.g.Model().LV(name) == nil })
 	}
 	return len(names) > 0
 }

@@ -297,7 +297,7 @@ func (st *simState) settled(g *Group) error {
 		return lv.merging && c != nil && !c.Invalid // the store of a delayed one may have been lost
 	})
 	for _, name := range merging {
-		for g.current().LV(name) != nil {
+		for g.Model().LV(name) != nil {
 			g.mu.Lock()
 			f := g.families[st.lvs[name].origin]
 			var done chan struct{}
@@ -307,7 +307,7 @@ func (st *simState) settled(g *Group) error {
 			g.mu.Unlock()
 			if done != nil {
 				<-done
-			} else if g.current().LV(name) != nil {
+			} else if g.Model().LV(name) != nil {
 				return fmt.Errorf("nobody merges %s", name)
 			}
 		}

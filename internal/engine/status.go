@@ -10,7 +10,7 @@ import (
 
 // Status is the committed metadata with what runs of it.
 type Status struct {
-	Model *volume.Group       // not to be altered
+	Model *volume.Group       // see Group.Model
 	LVs   map[string]LVStatus // by name; active volumes only
 }
 

@@ -96,7 +96,7 @@ func (g *Group) openLocked(name string) (*handle, error) {
 		// Its family is active, and it cannot be opened.
 		g.settle(f)
 		if err == nil {
-			err = errs.E(errs.NotFound, "Failed to find logical volume \"%s/%s\"", g.current().Name, name)
+			err = errs.E(errs.NotFound, "Failed to find logical volume \"%s/%s\"", g.Model().Name, name)
 		}
 	}
 	return h, err

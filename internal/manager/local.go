@@ -67,7 +67,7 @@ func (l *Local) Status(ctx context.Context) (*Status, error) {
 // checkWhole refuses to change a group of which PVs are missing, as LVM2 does.
 // What is left of it can be activated and read.
 func (l *Local) checkWhole() error {
-	model, here := l.engine.Status().Model, l.store.State()
+	model, here := l.engine.Model(), l.store.State()
 	for _, pv := range model.PVs {
 		if _, ok := here[pv.ID]; !ok {
 			return errs.WithHint(errs.E(errs.Conflict, "Cannot change VG %s while PVs are missing.", model.Name),
@@ -146,7 +146,7 @@ func (l *Local) AddPVs(ctx context.Context, paths []string) (*Result, error) {
 	}
 	l.pvs.Lock()
 	defer l.pvs.Unlock()
-	name := l.engine.Status().Model.Name
+	name := l.engine.Model().Name
 	made := &Result{}
 	fresh := newDeviceSet(lockOptions)
 	for key, d := range l.set.disks {
@@ -216,7 +216,7 @@ func (l *Local) Close() error {
 func (l *Local) find(path string) *volume.PV {
 	want := canonical(path)
 	states := l.store.State()
-	for _, pv := range l.engine.Status().Model.PVs {
+	for _, pv := range l.engine.Model().PVs {
 		if st, here := states[pv.ID]; here && canonical(st.Path) == want {
 			return pv
 		}
@@ -228,7 +228,7 @@ func (l *Local) find(path string) *volume.PV {
 // keys.
 func (l *Local) resolve(ranges []volume.PVRange) ([]volume.PVRange, error) {
 	var out []volume.PVRange
-	model := l.engine.Status().Model
+	model := l.engine.Model()
 	for _, r := range ranges {
 		if tag, ok := strings.CutPrefix(r.PV, "@"); ok {
 			for _, pv := range model.PVs {
