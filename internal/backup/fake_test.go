@@ -33,6 +33,7 @@ type fakeGroup struct {
 	created  func() error                                   // after a snapshot was made
 	wrap     func(name string, d block.Device) block.Device // around what Open returns
 	remove   func(name string) error                        // instead of success
+	gone     func() bool                                    // nobody answers any more
 	unserved bool                                           // volumes are active only while they are open
 	snapFile func(origin string) string                     // makes a snapshot that is a file
 }
@@ -123,6 +124,9 @@ func content(t *testing.T, dev block.Device) []byte {
 func (g *fakeGroup) Status(ctx context.Context) (*manager.Status, error) {
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
+	}
+	if g.gone != nil && g.gone() {
+		return nil, errGone
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -244,6 +248,8 @@ func (g *fakeGroup) snapshot(spec volume.SnapshotSpec) {
 		g.t.Fatal(err)
 	}
 }
+
+var errGone = errors.New("nobody answers")
 
 var errFake = errors.New("the fake group does not do this")
 

@@ -234,6 +234,41 @@ func TestOverflowIsNoticedEarly(t *testing.T) {
 	})
 }
 
+// Nor once whoever runs the group is gone: a hole needs no reading to go on.
+func TestGroupIsGone(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t)
+		dev := mem.New(64 * mib)
+		if err := block.WriteZeroBytes(dev, 0, dev.Size()); err != nil {
+			t.Fatal(err)
+		}
+		g.add("v", dev)
+		g.wrap = func(_ string, d block.Device) block.Device {
+			return &hooked{d, func(op string, _ int64) error {
+				if op == "read" {
+					time.Sleep(time.Minute)
+				}
+				return nil
+			}}
+		}
+		g.gone = func() bool { return len(g.snapshots()) > 0 && time.Since(epoch) > 10*time.Second }
+		_, err := Run(ctx, g, Options{LV: "v", Dir: dir})
+		if err == nil || !strings.Contains(err.Error(), errGone.Error()) || !strings.Contains(err.Error(), "remove it with: cowl lvremove -y vg-0/v.backup_") {
+			t.Error(err)
+		}
+		if took := time.Since(epoch); took > 5*time.Minute {
+			t.Errorf("noticed after %v", took)
+		}
+		if got := files(t, dir); len(got) > 0 {
+			t.Errorf("files left: %q", got)
+		}
+	})
+}
+
+// epoch is when time begins in a bubble.
+var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+
 // A disk that does not keep what was written to it must not get a good image.
 func TestLyingTarget(t *testing.T) {
 	g, dir := newGroup(t), t.TempDir()

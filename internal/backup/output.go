@@ -132,7 +132,11 @@ func (o *output) publish(m *Manifest) error {
 	if err := os.Rename(o.partial(), o.path()); err != nil {
 		return err
 	}
-	return syncDir(o.dir)
+	if err := syncDir(o.dir); err != nil {
+		// The name may not outlive a power cut: there is no backup then.
+		return errors.Join(err, os.Remove(o.path()))
+	}
+	return nil
 }
 
 // writeDurably writes a small file and flushes it before it gets its name.
@@ -156,8 +160,8 @@ func writeDurably(dir, name string, content []byte) error {
 	return err
 }
 
-// abandon removes what there is of a backup that failed. After publish it
-// would remove a good one: callers see to that.
+// abandon removes what there is of a backup that failed, its image apart: that
+// has no name of its own unless publish succeeded.
 func (o *output) abandon() {
 	o.f.Close()
 	for _, path := range []string{o.partial(), o.path() + manifestSuffix, o.path() + checksumSuffix,

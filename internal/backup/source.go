@@ -223,18 +223,22 @@ func describeLeftover(name string, tags []string) string {
 	return fmt.Sprintf("snapshot %s was left by a backup that was killed; remove it with: cowl lvremove -y %s", name, name)
 }
 
+// patience is how many looks in a row may fail before a backup is given up:
+// whoever serves the group may be gone, and holes need no reading to go on.
+const patience = 3
+
 // watch looks at the snapshot's usage while it is read, and cancels the
-// returned context when it overflows. stop ends the watching and returns the
+// returned context when it is lost. stop ends the watching and returns the
 // highest usage seen.
 func (s *source) watch(ctx context.Context, every time.Duration, note func(string)) (_ context.Context, stop func() *manager.CowStatus) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	ended := make(chan struct{})
 	var last *manager.CowStatus
-	warned := false
 	go func() {
 		defer close(ended)
 		tick := time.NewTicker(every)
 		defer tick.Stop()
+		failures, warned := 0, false
 		for {
 			select {
 			case <-tick.C:
@@ -242,13 +246,18 @@ func (s *source) watch(ctx context.Context, every time.Duration, note func(strin
 				return
 			}
 			cow, err := s.check(ctx)
-			if cow != nil {
+			switch {
+			case err == nil:
+				failures, last = 0, cow
+			case cow != nil: // overflowed
 				last = cow
-			}
-			if errs.Is(err, errs.NoSpace) {
 				cancel(err)
+			default:
+				if failures++; failures == patience {
+					cancel(err)
+				}
 			}
-			if cow != nil && !warned && fill(cow) >= 80 && err == nil {
+			if err == nil && !warned && fill(cow) >= 80 {
 				warned = true
 				note(fmt.Sprintf("snapshot %s is %.0f %% full; when it overflows, this backup fails", s.id(), fill(cow)))
 			}

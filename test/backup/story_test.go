@@ -103,6 +103,39 @@ func TestKilled(t *testing.T) {
 	s.must("vgchange -an vg")
 }
 
+// The daemon dies under a backup: no image, and the snapshot that nobody could
+// remove is named with the command that does it.
+func TestDaemonKilled(t *testing.T) {
+	s := newSite(t, 40*gib)
+	s.must("lvcreate -L 16G -n big vg")
+	s.must("vgchange -ay vg")
+	cmd := s.command("backup vg/big --to backups -L 64M")
+	var talk bytes.Buffer
+	cmd.Stderr = &talk
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s.partial()
+	st, err := s.group().Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(st.Owner, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	killed := time.Now()
+	_ = cmd.Wait()
+	if took := time.Since(killed); took > 20*time.Second {
+		t.Errorf("it took %v to notice", took)
+	}
+	_, remove, found := strings.Cut(talk.String(), "remove it with: cowl ")
+	if code := cmd.ProcessState.ExitCode(); code != 5 || !found {
+		t.Fatalf("exit code %d\n%s", code, &talk)
+	}
+	s.must(strings.TrimSpace(strings.SplitN(remove, "\n", 2)[0]))
+	s.nothingLeft("big")
+}
+
 // A snapshot that overflows under load fails the backup, as does one whose
 // volume is written to while it is too small from the beginning.
 func TestOverflow(t *testing.T) {
