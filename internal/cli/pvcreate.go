@@ -13,7 +13,7 @@ was on the device is lost; where something is recognised there (a file system, a
 partition table), cowl asks first.
 
 The devices are noted in the devices file, so that other commands find them. A
-partition of a disk image is named as the image and the partition's number.`,
+partition is named after its disk: disk.img#5 is the fifth of disk.img.`,
 		Example: `  truncate -s 10G disk.img ; cowl pvcreate disk.img
   cowl pvcreate --metadatacopies 2 disk1.img disk2.img`,
 		Args: atLeast(1),
