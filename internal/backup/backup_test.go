@@ -381,7 +381,7 @@ func TestRefused(t *testing.T) {
 
 // Memory must not follow the volume's size.
 func TestMemoryIsBounded(t *testing.T) {
-	size, data := int64(2<<30), 400
+	size, data := int64(768<<20), 400
 	if os.Getenv("COWL_LONG") != "" {
 		size, data = 1<<40, 4000
 	}

@@ -160,7 +160,7 @@ func TestFlippedImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	offsets := []int64{0, 1, 4095, 4096, mib - 1, mib, 3*mib - 1}
-	for range 60 {
+	for range 40 {
 		offsets = append(offsets, rng.Int64N(3*mib))
 	}
 	for _, off := range offsets {
@@ -209,7 +209,7 @@ func TestFlippedSidecars(t *testing.T) {
 			if _, err := Verify(ctx, image, Reporter{}); !errs.Is(err, errs.Corrupt) && !errs.Is(err, errs.Unsupported) || !strings.Contains(err.Error(), filepath.Base(path)) {
 				t.Fatalf("byte %d of %s flipped: %v", off, path, err)
 			}
-			if strings.HasSuffix(path, ".json") {
+			if strings.HasSuffix(path, ".json") && off%16 == 0 {
 				if _, err := Restore(ctx, g, RestoreOptions{Image: image, LV: "w"}); !errs.Is(err, errs.Corrupt) {
 					t.Fatalf("byte %d of %s flipped: restore says %v", off, path, err)
 				}
