@@ -168,10 +168,16 @@ func (d *Device) Caps() block.Caps {
 	}
 }
 
-// closeTimeout is how long Close waits for the server to take the farewell.
-const closeTimeout = time.Second
+const (
+	// closeTimeout is how long Close waits for the server to take the farewell.
+	closeTimeout = time.Second
+	// releaseTimeout is how long it then waits for the server's own.
+	releaseTimeout = 5 * time.Second
+)
 
-// Close implements block.Device.
+// Close implements block.Device. It returns when the server has let go of the
+// export, which it says by ending the connection: who closes a volume may then
+// remove it.
 func (d *Device) Close() error {
 	d.mu.Lock()
 	alive := d.err == nil
@@ -186,6 +192,8 @@ func (d *Device) Close() error {
 		d.bw.Write(request{cmd: cmdDisconnect}.append(nil))
 		d.bw.Flush()
 		d.send.Unlock()
+		d.nc.SetReadDeadline(time.Now().Add(releaseTimeout))
+		<-d.received
 	}
 	d.nc.Close() // the receiver may have closed it already
 	<-d.received

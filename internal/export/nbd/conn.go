@@ -26,6 +26,10 @@ const (
 	// maxRefused is the longest WRITE that is read to its end only in order to
 	// refuse it. Behind a longer one the connection is dropped.
 	maxRefused = 2 * maxPayload
+
+	// drainTimeout is how long a client that has left, or must leave, may take
+	// to take its last replies.
+	drainTimeout = 30 * time.Second
 )
 
 // conn is one client's connection.
@@ -94,10 +98,7 @@ func (c *conn) reason(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) && c.isStopped() {
 		return errStopped
 	}
-	if err != nil {
-		return fmt.Errorf("client %s: %w", c.nc.RemoteAddr(), err)
-	}
-	return nil
+	return err
 }
 
 // stop makes the decoder run out of requests: it serves those that have
@@ -133,11 +134,7 @@ func (c *conn) expect(d time.Duration) {
 // transmit serves requests until the client leaves or breaks the protocol, and
 // then sees the replies out.
 func (c *conn) transmit() error {
-	defer func() {
-		close(c.jobs)
-		c.working.Wait()
-		c.out.flush()
-	}()
+	defer c.drain()
 	for {
 		if c.br.Buffered() < requestSize {
 			c.out.flush()
@@ -158,6 +155,15 @@ func (c *conn) transmit() error {
 			return err
 		}
 	}
+}
+
+// drain waits for the workers and writes what is left. A client that is leaving
+// must not take forever to take it.
+func (c *conn) drain() {
+	c.nc.SetWriteDeadline(time.Now().Add(drainTimeout))
+	close(c.jobs)
+	c.working.Wait()
+	c.out.flush()
 }
 
 // accept serves a request, hands it to a worker, or refuses it. An error ends

@@ -78,8 +78,8 @@ func isTemporary(err error) bool {
 }
 
 func (s *Server) serveLogged(nc net.Conn) {
-	if err := s.ServeConn(nc); err != nil {
-		s.log.Warn("nbd: connection dropped", "error", err)
+	if err := s.ServeConn(nc); err != nil && !errors.Is(err, errStopped) {
+		s.log.Warn("nbd: connection dropped", "client", nc.RemoteAddr(), "error", err)
 	}
 }
 

@@ -146,6 +146,30 @@ func closed(c chan struct{}) bool {
 	}
 }
 
+// Nor does such a client keep its connection, and its export, when it breaks
+// the protocol or says that it leaves.
+func TestClientThatLeavesWithoutReading(t *testing.T) {
+	for _, last := range [][]byte{make([]byte, requestSize), request{cmd: cmdDisconnect}.append(nil)} {
+		synctest.Test(t, func(t *testing.T) {
+			shelf := newShelf().with("vol", mem.New(1<<20))
+			s := NewServer(shelf, nil)
+			p := newPeer(t, s)
+			p.start(true)
+			p.nc.SetDeadline(time.Time{})
+			p.ask(request{cmd: cmdRead, length: 1 << 20})
+			p.say(last)
+			start := time.Now()
+			s.running.Wait()
+			if took := time.Since(start); took != drainTimeout {
+				t.Errorf("it took %v", took)
+			}
+			if n := shelf.open("vol"); n != 0 {
+				t.Errorf("export still has %d users", n)
+			}
+		})
+	}
+}
+
 // A peer that says nothing, or half of something, is not waited for forever
 // while nobody knows what it wants.
 func TestSilentHandshake(t *testing.T) {
