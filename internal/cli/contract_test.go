@@ -60,7 +60,7 @@ func (b *bystander) run(args ...string) (stdout, stderr string, code int) {
 	b.t.Helper()
 	var out, talk bytes.Buffer
 	vars := map[string]string{
-		"COWL_DEVICES": filepath.Join(b.dir, "disk.img"), "COWL_STATE_DIR": filepath.Join(b.dir, "state"),
+		"COWL_DEVICES": b.devices(), "COWL_STATE_DIR": filepath.Join(b.dir, "state"),
 		"COWL_RUN_DIR": filepath.Join(b.dir, "run"), "HOME": b.dir,
 	}
 	env := &Env{
@@ -75,6 +75,15 @@ func (b *bystander) run(args ...string) (stdout, stderr string, code int) {
 	}()
 	code = Main(b.t.Context(), env, args)
 	return out.String(), talk.String(), code
+}
+
+// devices is the disk, once it is there.
+func (b *bystander) devices() string {
+	path := filepath.Join(b.dir, "disk.img")
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
 }
 
 // group makes disk.img hold a group "vg" with a volume and a snapshot.
@@ -258,6 +267,17 @@ func damage(t *testing.T, head []byte) {
 	}
 	if err := f.Truncate(size); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestNowhereToLook: without knowing which devices there are, nothing can begin.
+func TestNowhereToLook(t *testing.T) {
+	b := &bystander{t: t, dir: t.TempDir()}
+	for _, verb := range []string{"pvs", "vgs", "lvs", "pvscan", "vgchange -an"} {
+		_, talk, code := b.run(append(strings.Fields(verb), "--devices", "", "--devicesfile", filepath.Join(b.dir, "no", "file"))...)
+		if code != exitInit || !strings.Contains(talk, "no/file") {
+			t.Errorf("%s: exit code %d, stderr %q", verb, code, talk)
+		}
 	}
 }
 

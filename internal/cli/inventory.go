@@ -49,13 +49,23 @@ func (a *app) stateDir() string {
 	return ""
 }
 
+// scan finds groups and PVs. What is wrong with single devices are warnings, so
+// an error means that cowl does not know where to look.
+func (a *app) scan(ctx context.Context) (*manager.Inventory, error) {
+	inv, err := a.host().Scan(ctx)
+	if err != nil && ctx.Err() == nil {
+		err = coded{err, exitInit}
+	}
+	return inv, err
+}
+
 // inventory reads all groups and PVs that can be seen, and passes on the
 // warnings about them.
 func (a *app) inventory(ctx context.Context) (*fields.Data, error) {
 	if a.source != nil {
 		return a.source(ctx)
 	}
-	inv, err := a.host().Scan(ctx)
+	inv, err := a.scan(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -71,7 +71,7 @@ func (a *app) pvCreate(o *layoutFlags) manager.PVCreate {
 // tryPV says under --test whether a device could become a PV, as far as can be
 // seen without locking it.
 func (a *app) tryPV(ctx context.Context, name string, force int) error {
-	inv, err := a.host().Scan(ctx)
+	inv, err := a.scan(ctx)
 	if err != nil {
 		return err
 	}

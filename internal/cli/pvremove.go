@@ -30,7 +30,7 @@ vgremove come first. The rest of the device stays as it is.`,
 }
 
 func (a *app) tryRemovePVs(cmd *cobra.Command, args []string, force int) error {
-	inv, err := a.host().Scan(cmd.Context())
+	inv, err := a.scan(cmd.Context())
 	if err != nil {
 		return err
 	}

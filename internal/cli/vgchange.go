@@ -82,7 +82,7 @@ func (a *app) activateGroup(ctx context.Context, name string) error {
 }
 
 func (a *app) deactivateGroup(ctx context.Context, name string) error {
-	inv, err := a.host().Scan(ctx)
+	inv, err := a.scan(ctx)
 	if err != nil {
 		return err
 	}

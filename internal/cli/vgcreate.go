@@ -43,7 +43,7 @@ physical volumes yet become some, as with pvcreate.`,
 }
 
 func (a *app) tryCreateGroup(cmd *cobra.Command, spec volume.GroupSpec, pvs []string, force int) error {
-	inv, err := a.host().Scan(cmd.Context())
+	inv, err := a.scan(cmd.Context())
 	if err != nil {
 		return err
 	}

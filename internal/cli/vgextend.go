@@ -33,7 +33,7 @@ devices that are no physical volumes yet become some, as with pvcreate.`,
 // extendGroup first makes PVs of what is none, while nothing is open: that may
 // ask questions.
 func (a *app) extendGroup(cmd *cobra.Command, name string, pvs []string, layout *layoutFlags) error {
-	inv, err := a.host().Scan(cmd.Context())
+	inv, err := a.scan(cmd.Context())
 	if err != nil {
 		return err
 	}
