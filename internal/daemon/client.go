@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -66,10 +67,9 @@ func (c *Client) hello(ctx context.Context) (*hello, error) {
 	}
 	res, err := c.http.Do(req)
 	switch {
-	case ctx.Err() != nil:
+	case err != nil && ctx.Err() != nil:
 		return nil, ctx.Err()
-	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED),
-		errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF): // the last two: it was just ending
+	case isGone(err):
 		return nil, errs.E(errs.NotFound, "no daemon serves volume group %s from %s", c.group, c.paths.Dir)
 	case err != nil:
 		return nil, c.unreachable(err)
@@ -85,17 +85,29 @@ func (c *Client) hello(ctx context.Context) (*hello, error) {
 	return &h, nil
 }
 
-// unreachable classifies an error of the connection, without net/http's own
-// words about URLs that nobody typed.
-func (c *Client) unreachable(err error) error {
-	for u := errors.Unwrap(err); u != nil; u = errors.Unwrap(u) {
-		err = u
-		if _, ok := err.(*net.OpError); ok {
-			break
+// isGone reports whether an error means that there is no daemon, or that it
+// was just ending.
+func isGone(err error) bool {
+	for _, e := range []error{syscall.ENOENT, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, io.EOF} {
+		if errors.Is(err, e) {
+			return true
 		}
 	}
-	kind := errs.KindOf(err)
-	return errs.E(kind, "daemon of volume group %s at %s: %w", c.group, c.paths.Control, err)
+	return false
+}
+
+// unreachable says what an error of the connection means, without net/http's
+// words about URLs that nobody typed.
+func (c *Client) unreachable(err error) error {
+	if isGone(err) {
+		// Not errs.NotFound: that would say that there is no such volume.
+		return errs.WithHint(errs.E(errs.Other, "the daemon of volume group %s (pid %d) has ended", c.group, c.pid), "see %s", c.paths.Log)
+	}
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err
+	}
+	return errs.E(errs.KindOf(err), "daemon of volume group %s at %s: %w", c.group, c.paths.Control, err)
 }
 
 // call sends one request and returns the reply; an error that the daemon
@@ -232,7 +244,10 @@ func (c *Client) RemoveGroup(ctx context.Context) (*manager.Result, error) {
 // daemon's NBD socket, and counts as an opener until it is closed.
 func (c *Client) Open(ctx context.Context, name string, readOnly bool) (block.Device, error) {
 	dev, err := nbd.Dial(ctx, "unix", c.paths.NBD, name)
-	if err != nil {
+	switch {
+	case err != nil && isGone(err):
+		return nil, c.unreachable(err)
+	case err != nil:
 		return nil, err
 	}
 	if readOnly {

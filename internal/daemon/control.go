@@ -159,7 +159,7 @@ func handleLast[Req any](c *control, mux *http.ServeMux, name string,
 			c.send(w, reply{Error: encodeError(err)})
 			return
 		}
-		rep, ended := c.alone(func() (reply, bool) {
+		rep, ended := c.patiently(r.Context(), func() (reply, bool) {
 			rep := f(r.Context(), req)
 			return rep, last(rep)
 		})
@@ -195,6 +195,35 @@ func (c *control) alone(f func() (rep reply, ends bool)) (reply, bool) {
 		c.endLocked()
 	}
 	return rep, ends
+}
+
+// What is in use is tried again for a moment, as LVM2 retries deactivation: the
+// kernel tells of a file's last close, and a loop device of its detachment,
+// some time after umount has returned.
+const (
+	busyRetries = 10
+	busyPause   = 50 * time.Millisecond
+)
+
+// patiently is alone, again and again while something is in use. The result
+// has the names of all that was done.
+func (c *control) patiently(ctx context.Context, f func() (rep reply, ends bool)) (reply, bool) {
+	var done []string
+	for n := 0; ; n++ {
+		rep, ends := c.alone(f)
+		if rep.Result != nil {
+			done = append(done, rep.Result.Names...)
+			rep.Result.Names = done
+		}
+		if n == busyRetries || ends || rep.Error == nil || rep.Error.Kind != errs.Busy.String() {
+			return rep, ends
+		}
+		select {
+		case <-time.After(busyPause):
+		case <-ctx.Done():
+			return rep, ends
+		}
+	}
 }
 
 // whenIdle ends the daemon when no volume is active any more, whatever the

@@ -204,33 +204,43 @@ func (s *server) wait(ctx context.Context) error {
 }
 
 // end is the package comment's. It does all of it, whatever fails on the way.
+// Clients that had to be cut off are no failure of the daemon: what they were
+// told is done.
 func (s *server) end() error {
 	if s.control != nil {
 		s.control.end()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
-	var problems []error
 	if s.nbd != nil {
-		problems = append(problems, s.nbd.Shutdown(ctx))
+		s.warn("NBD clients", s.nbd.Shutdown(ctx))
 	}
 	if s.files != nil {
-		problems = append(problems, s.files.Close(ctx))
+		s.warn("files", s.files.Close(ctx))
 		os.Remove(s.paths.Mount) // one that a killed daemon made, if it is empty
 	}
-	problems = append(problems, s.group.Close())
+	problems := []error{s.group.Close()}
 	if s.requests != nil {
-		problems = append(problems, s.requests.Close())
+		s.warn("control socket", s.requests.Close())
 	}
 	if s.claim != nil {
 		problems = append(problems, s.claim.release())
 	}
 	if s.control != nil {
 		s.control.groupClosed(errors.Join(problems...))
-		problems = append(problems, s.http.Shutdown(ctx))
+		if err := s.http.Shutdown(ctx); err != nil {
+			s.warn("control clients", err)
+			s.http.Close()
+		}
 	}
 	for ; s.loops > 0; s.loops-- {
 		problems = append(problems, <-s.failed)
 	}
 	return errors.Join(problems...)
+}
+
+func (s *server) warn(what string, err error) {
+	if err != nil {
+		s.log.Warn("end of "+what, "err", err)
+	}
 }

@@ -167,9 +167,12 @@ func TestKilledDaemon(t *testing.T) {
 	}
 	a.Close()
 	_, err = c.Status(bg)
-	if err == nil {
-		t.Error("a dead daemon answers")
+	wantKind(t, "status of a dead daemon", err, errs.Other)
+	if err == nil || !strings.Contains(err.Error(), "has ended") {
+		t.Errorf("status of a dead daemon: %v", err)
 	}
+	_, err = c.Open(bg, "a", true)
+	wantKind(t, "open with a dead daemon", err, errs.Other)
 	_, err = Connect(bg, m.run, "vg")
 	wantKind(t, "connect to a dead daemon", err, errs.NotFound)
 
@@ -183,10 +186,9 @@ func TestKilledDaemon(t *testing.T) {
 		}
 	}
 	pid := c.PID()
-	until(t, "everything is closed", func() bool {
-		_, err := c.Deactivate(bg)
-		return err == nil
-	})
+	if _, err := c.Deactivate(bg); err != nil {
+		t.Fatal(err)
+	}
 	p, _ := os.FindProcess(pid)
 	if state, err := p.Wait(); err != nil || !state.Success() {
 		t.Errorf("the daemon ended with %v, %v", state, err)
