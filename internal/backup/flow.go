@@ -143,7 +143,11 @@ func (f *flow) finish(err error) (digest, error) {
 // their hashes. Extents that read as zeroes are not read. read counts the
 // bytes that were.
 func copyDevice(ctx context.Context, src block.Device, size int64, to sink, done func(int64)) (d digest, read int64, err error) {
-	f := newFlow(ctx, to, done)
+	return newFlow(ctx, to, done).copy(src, size)
+}
+
+// copy feeds the flow from a device, and finishes it.
+func (f *flow) copy(src block.Device, size int64) (d digest, read int64, err error) {
 	work := make(chan *piece, bufferCount)
 	var readers sync.WaitGroup
 	for range readerCount {
