@@ -241,6 +241,25 @@ func TestReadOnlyVolumes(t *testing.T) {
 	}
 }
 
+// mkfs begins with a discard of everything, where it is offered one.
+func TestNoDiscardUnderSnapshots(t *testing.T) {
+	g, _ := fresh(t, 1)
+	must(t)(g.CreateLV(ctx, lv("base", 2, "")))
+	base := opened(t, g, "base")
+	if !base.Caps().Discard {
+		t.Error("a plain volume offers no discard")
+	}
+	must(t)(g.CreateSnapshots(ctx, []volume.SnapshotSpec{snapOf("base", "s", 2, "")}))
+	for _, name := range []string{"base", "s"} {
+		if opened(t, g, name).Caps().Discard {
+			t.Errorf("%s offers discard", name)
+		}
+	}
+	if !base.Caps().Discard {
+		t.Error("the abilities of an open device have changed")
+	}
+}
+
 func second(_ int, err error) error { return err }
 
 func TestExtendWhileOpen(t *testing.T) {

@@ -57,7 +57,18 @@ func (g *Group) Open(ctx context.Context, name string, readOnly bool) (block.Dev
 		h.caps.ReadOnly = h.caps.ReadOnly || readOnly || h.vol.readOnly
 		return nil
 	})
+	if g.hasSnapshots(h.vol) {
+		// A discard would free nothing: all that it names would be copied to the
+		// stores first. dm-snapshot takes none either, and mkfs begins with one.
+		h.caps.Discard = false
+	}
 	return h, nil
+}
+
+func (g *Group) hasSnapshots(v *vol) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(v.family.snaps) > 0
 }
 
 // openActive counts an opener of an active volume. It returns neither handle
