@@ -246,13 +246,13 @@ func TestNoDiscardUnderSnapshots(t *testing.T) {
 	g, _ := fresh(t, 1)
 	must(t)(g.CreateLV(ctx, lv("base", 2, "")))
 	base := opened(t, g, "base")
-	if !base.Caps().Discard {
-		t.Error("a plain volume offers no discard")
+	if c := base.Caps(); !c.Discard || !c.Zeroes {
+		t.Errorf("a plain volume offers %+v", c)
 	}
 	must(t)(g.CreateSnapshots(ctx, []volume.SnapshotSpec{snapOf("base", "s", 2, "")}))
 	for _, name := range []string{"base", "s"} {
-		if opened(t, g, name).Caps().Discard {
-			t.Errorf("%s offers discard", name)
+		if c := opened(t, g, name).Caps(); c.Discard || c.Zeroes {
+			t.Errorf("%s offers %+v", name, c)
 		}
 	}
 	if !base.Caps().Discard {

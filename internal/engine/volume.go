@@ -58,9 +58,10 @@ func (g *Group) Open(ctx context.Context, name string, readOnly bool) (block.Dev
 		return nil
 	})
 	if g.hasSnapshots(h.vol) {
-		// A discard would free nothing: all that it names would be copied to the
-		// stores first. dm-snapshot takes none either, and mkfs begins with one.
-		h.caps.Discard = false
+		// A discard would free nothing, and zeroes cost what any bytes do: all that
+		// they name is copied to the stores first. dm-snapshot offers neither, and
+		// mkfs begins with one over the whole volume.
+		h.caps.Discard, h.caps.Zeroes = false, false
 	}
 	return h, nil
 }
