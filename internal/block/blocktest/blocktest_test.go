@@ -6,9 +6,9 @@ import (
 	"iter"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"cowl/internal/block"
 	"cowl/internal/block/blocktest"
@@ -114,7 +114,7 @@ func (d *sectorWriter) WriteAt(p []byte, off int64) (int, error) {
 	if _, err := d.ReadAt(b, from); err != nil {
 		return 0, err
 	}
-	runtime.Gosched() // where a real one waits for its read
+	time.Sleep(50 * time.Microsecond) // a real one waits for its read, and others run
 	copy(b[off-from:], p)
 	if _, err := d.Device.WriteAt(b, from); err != nil {
 		return 0, err
