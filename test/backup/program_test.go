@@ -60,7 +60,9 @@ func newSite(t *testing.T, disk int64) *site {
 	s := &site{t, dir}
 	t.Cleanup(func() {
 		s.end()
-		os.RemoveAll(dir)
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("something is still in use: %v", err)
+		}
 	})
 	if err := os.WriteFile(s.path("disk"), nil, 0o600); err != nil {
 		t.Fatal(err)
