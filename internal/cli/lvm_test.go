@@ -155,6 +155,7 @@ func sample(list []string) []string {
 }
 
 func TestAgainstLVM(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	t.Run("tables", func(t *testing.T) { b.t = t; b.tables() })
 	t.Run("units", func(t *testing.T) { b.t = t; b.units() })

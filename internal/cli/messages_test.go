@@ -15,6 +15,7 @@ import (
 // devices: what lvm says, and its exit code, must be ours. cowl may say more.
 // Commands behind an = are lvm's alone; they make the next ones fail.
 func TestMessagesAreLVMs(t *testing.T) {
+	t.Parallel()
 	l := lvmtest.New(t)
 	const mib = 1 << 20
 	devs, _ := l.Create(64*mib, 64*mib, 32*mib, 1*mib, 32*mib)
