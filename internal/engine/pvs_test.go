@@ -1,9 +1,11 @@
 package engine
 
 import (
+	"slices"
 	"testing"
 
 	"cowl/internal/block"
+	"cowl/internal/block/filter/fault"
 	"cowl/internal/errs"
 	"cowl/internal/metastore"
 	"cowl/internal/volume"
@@ -61,4 +63,81 @@ func TestPVOfAnotherGroupIsRefused(t *testing.T) {
 		t.Error("took a PV that is in a group")
 	}
 	must(t)(g.CreateLV(ctx, lv("base", 2, ""))) // nothing of it is left
+}
+
+// A PV that joins or leaves is the one place where not every disk has both
+// versions of the metadata.
+func TestEveryIOFailsWhilePVsComeAndGo(t *testing.T) {
+	injected := 0
+	for _, mode := range []fault.Rule{{}, {After: true}, {Always: true}, {Always: true, After: true}} {
+		for _, only := range []string{"", "pv0", "pv1"} {
+			for n := 1; ; n++ {
+				rule := mode
+				rule.Nth, rule.Device = n, only
+				if !comeAndGo(t, rule) {
+					break
+				}
+				injected++
+			}
+		}
+	}
+	// Both fail, and what the new PV was told to write it has written.
+	for n := 1; n < 16; n++ {
+		for m := 1; m < 16; m++ {
+			comeAndGo(t, fault.Rule{Device: "pv0", Nth: n, Always: true}, fault.Rule{Device: "pv1", Nth: m, Always: true, After: true})
+			injected++
+		}
+	}
+	t.Logf("%d faults", injected)
+}
+
+func comeAndGo(t *testing.T, rule ...fault.Rule) (fired bool) {
+	t.Helper()
+	below := memory(2, 2*mib)
+	found(t, below[:1])
+	script := fault.New()
+	disks := []*patient{{script.Wrap("pv0", below[0])}, {script.Wrap("pv1", below[1])}}
+	pv := newPV(t, disks[1], "/dev/test1")
+	g, err := open([]block.Device{disks[0]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range rule {
+		script.Add(r)
+	}
+	_, err = g.AddPVs(ctx, []*metastore.PV{pv})
+	if err == nil {
+		_, err = g.RemovePVs(ctx, []volume.UUID{pv.ID()})
+	}
+	fired = script.Fired() > 0
+	check := func(when string, pvs ...int) {
+		f, ferr := assemble(below)
+		if ferr == nil {
+			ferr = f.Unusable
+		}
+		if ferr != nil {
+			t.Errorf("%+v, %s (the change: %v): %v", rule, when, err, ferr)
+			return
+		}
+		if n := len(f.Group.PVs); !slices.Contains(pvs, n) {
+			t.Errorf("%+v, %s (the change: %v): %d PVs, want %d", rule, when, err, n, pvs)
+		}
+	}
+	if err == nil {
+		check("then the power", 1)
+	} else {
+		check("then the power", 1, 2)
+	}
+	for i, d := range disks {
+		d.Device = below[i]
+	}
+	if _, err := g.CreateLV(ctx, lv("after", 1, "pv0")); err != nil {
+		t.Errorf("%+v: when the disks are well again: %v", rule, err)
+	}
+	check("then used", len(g.Model().PVs))
+	if f, err := assemble(below); err == nil && f.Group.LV("after") == nil {
+		t.Errorf("%+v: a change that succeeded does not count", rule)
+	}
+	g.Close()
+	return fired
 }

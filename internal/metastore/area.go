@@ -68,10 +68,11 @@ func (s *Store) compare(a *area) error {
 	switch {
 	case err != nil: // damaged, and overwritten by this change
 		return nil
-	case s.lost != nil && bytes.Equal(text, s.lost[:len(s.lost)-1]):
-		// The commit that failed did happen here. Its sequence number is
-		// taken, and what it said is about to be replaced.
-		s.group, s.text, s.lost = vg, text, nil
+	case slices.ContainsFunc(s.lost, func(l lost) bool { return bytes.Equal(text, l.text) }):
+		// A commit that failed did happen here, and is about to be replaced.
+		if s.group == nil || vg.Seqno > s.group.Seqno {
+			s.group, s.text = vg, text
+		}
 		return nil
 	case s.group == nil:
 		return errs.E(errs.Conflict, "PV %s is in volume group %s", a.PV.Path, vg.Name)

@@ -59,8 +59,15 @@ type Store struct {
 	text     []byte        // the same; nil if it was not read or written yet
 	pvs      map[volume.UUID]*PV
 	pending  *pending // between Precommit and Commit or Revert
-	lost     []byte   // the text of a Commit that failed, which may be on disk all the same
+	lost     []lost   // Commits that failed since the last one that did not
 	warnings []string
+}
+
+// lost is what a Commit that failed may have written all the same, to some
+// areas. Its sequence number is taken.
+type lost struct {
+	seqno uint64
+	text  []byte
 }
 
 // pending is a change that is staged.
@@ -219,10 +226,7 @@ func (s *Store) prepare(vg *volume.Group) (*pending, error) {
 		return nil, err
 	}
 	// Only now is it certain what the highest sequence number on disk is.
-	p.group.Seqno = 1
-	if s.group != nil {
-		p.group.Seqno = s.group.Seqno + 1
-	}
+	p.group.Seqno = s.highestSeqno() + 1
 	w := s.opts.Writer()
 	vgtext.Sign(p.group, w.signature("Write from "+w.Command+"."))
 	text, err := render(p.group)
@@ -231,6 +235,19 @@ func (s *Store) prepare(vg *volume.Group) (*pending, error) {
 	}
 	p.text = append(text, 0)
 	return p, place(p)
+}
+
+// highestSeqno returns the highest sequence number that may be on disk, that of
+// an area which cannot be seen now included.
+func (s *Store) highestSeqno() uint64 {
+	var n uint64
+	if s.group != nil {
+		n = s.group.Seqno
+	}
+	for _, l := range s.lost {
+		n = max(n, l.seqno)
+	}
+	return n
 }
 
 // render encodes a group and makes sure that what will be on disk can be read
@@ -289,7 +306,7 @@ func (s *Store) Commit() error {
 	}
 	s.pending = nil
 	if err := s.write(p.areas, (*area).commit); err != nil {
-		s.lost = p.text
+		s.lost = append(s.lost, lost{p.group.Seqno, p.text[:len(p.text)-1]})
 		return fmt.Errorf("commit of volume group %s: %w", p.group.Name, err)
 	}
 	old := s.group
