@@ -18,7 +18,6 @@ import (
 	"cowl/internal/volume"
 )
 
-
 var bg = context.Background()
 
 // runDir returns a directory for sockets. The system's temporary directory
