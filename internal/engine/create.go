@@ -118,7 +118,6 @@ func (g *Group) CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpec
 type birth struct {
 	name   string
 	size   int64 // of the snapshot, bytes
-	chunk  int64 // bytes
 	base   *base // of the store
 	family *family
 	vol    *vol // both nil if the origin is not active
@@ -138,12 +137,12 @@ func (g *Group) formatStores(next *volume.Group, names []string) ([]*birth, erro
 
 func (g *Group) formatStore(next *volume.Group, name string) (*birth, error) {
 	s, _ := next.SnapshotOf(next.LV(name))
-	b := &birth{name: name, size: next.ExtentBytes(s.Size()), chunk: s.Segment.ChunkSize.Bytes()}
+	b := &birth{name: name, size: next.ExtentBytes(s.Size())}
 	var err error
 	if b.base, err = g.newBase(next, s.Cow); err != nil {
 		return nil, err
 	}
-	if err := snap.Format(b.base, b.chunk); err != nil {
+	if err := snap.Format(b.base, s.Segment.ChunkSize.Bytes()); err != nil {
 		return nil, err
 	}
 	g.mu.Lock()

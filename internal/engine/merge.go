@@ -63,6 +63,7 @@ func (g *Group) Merge(ctx context.Context, snapshot string) (*Result, error) {
 		}
 		return g.warn(res), nil
 	}
+	v.family.origin.Settle() // what was written may overflow it yet
 	if v.store.Usage().Invalid {
 		return nil, errs.E(errs.Conflict, "Unable to merge invalidated snapshot LV \"%s/%s\".", c.Group.Name, snapshot)
 	}

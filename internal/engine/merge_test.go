@@ -217,6 +217,25 @@ func TestDelayedMergeThatOverflows(t *testing.T) {
 	}
 }
 
+// A write that was acknowledged and is not committed yet may be the one too
+// many.
+func TestNoMergeOfASnapshotAboutToOverflow(t *testing.T) {
+	g, _ := fresh(t, 1)
+	must(t)(g.CreateLV(ctx, lv("base", 4, "")))
+	must(t)(g.CreateSnapshots(ctx, []volume.SnapshotSpec{snapOf("base", "s", 1, "")}))
+	base, err := g.Open(ctx, "base", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, base, 0, 1, 4*extent)
+	closeDev(t, base)
+	_, err = g.Merge(ctx, "s")
+	wantKind(t, "merge", err, errs.Conflict)
+	if _, merging := g.Model().MergingInto(g.Model().LV("base")); merging {
+		t.Error("the metadata says that it is merging")
+	}
+}
+
 // Writers, openers, snapshots, merges and status all at once: for the race
 // detector, and for deadlocks.
 func TestEverythingAtOnce(t *testing.T) {
