@@ -42,6 +42,8 @@ func newProgram(t *testing.T) *program {
 	p := &program{t: t, path: asprogram.Install(t), dir: dir}
 	t.Cleanup(func() {
 		p.die()
+		// The mount of a killed daemon stays until the next one takes it over.
+		_ = syscall.Unmount(filepath.Join(p.runDir(), vg), syscall.MNT_DETACH)
 		os.RemoveAll(dir)
 	})
 	return p
