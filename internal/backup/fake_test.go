@@ -256,6 +256,9 @@ var errFake = errors.New("the fake group does not do this")
 func (g *fakeGroup) CreateLV(context.Context, volume.LVSpec) (*manager.Result, error) {
 	return nil, errFake
 }
+func (g *fakeGroup) ExtendLV(context.Context, volume.ExtendSpec) (*manager.Result, error) {
+	return nil, errFake
+}
 func (g *fakeGroup) SetReadOnly(context.Context, string, bool) (*manager.Result, error) {
 	return nil, errFake
 }

@@ -128,6 +128,11 @@ func TestOptionArguments(t *testing.T) {
 		{"lvcreate -s -L 4 vg", "The origin name should include the volume group."},
 		{"lvcreate", "No command with matching syntax recognised."},
 		{"lvcreate -L", "option requires an argument -- 'L'"},
+		{"lvextend vg/lv", "No command with matching syntax recognised."},
+		{"lvextend -L +4 -l +3 vg/lv", "Please specify either size or extents but not both."},
+		{"lvextend -l +0 vg/lv", "--extents may not be zero."},
+		{"lvextend -L -4 vg/lv", "Size may not be negative."},
+		{"lvextend -L +4 vg", "Please specify a logical volume path."},
 		{"lvchange vg/lv", "No command with matching syntax recognised."},
 		{"lvchange -ay -an vg/lv", "Option -a/--activate may not be repeated."},
 		{"vgchange vg", "No command with matching syntax recognised."},
@@ -209,6 +214,9 @@ func TestDryGroup(t *testing.T) {
 	_, err = d.CreateLV(ctx, volume.LVSpec{Name: "b", Size: size(9000)})
 	wrong(errs.NoSpace, nil, err)
 	must(d.CreateSnapshots(ctx, []volume.SnapshotSpec{{Origin: "a", Name: "s", Size: size(8)}}))
+	must(d.ExtendLV(ctx, volume.ExtendSpec{Name: "a", Size: size(4), Relative: true, PVs: []volume.PVRange{{PV: "/d1", Whole: true}}}))
+	_, err = d.ExtendLV(ctx, volume.ExtendSpec{Name: "a", Size: size(4), PVs: []volume.PVRange{{PV: "/d9", Whole: true}}})
+	wrong(errs.NotFound, nil, err)
 	must(d.SetReadOnly(ctx, "a", true))
 	must(d.Activate(ctx, "a", "s"))
 	_, err = d.Deactivate(ctx, "nosuch")

@@ -37,6 +37,7 @@ var calls = map[string]call{
 	"vgdisplay": {"vgdisplay nosuch", "vgdisplay -v vg"},
 	"vgremove":  {"vgremove nosuch", "vgremove vg"},
 	"lvcreate":  {"lvcreate -L 4M nosuch", "lvcreate -L 4M vg"},
+	"lvextend":  {"lvextend -L +4M nosuch/lv", "lvextend -L +4M vg/lv"},
 	"lvchange":  {"lvchange -p r nosuch/lv", "lvchange -p r vg/lv"},
 	"lvconvert": {"lvconvert --merge nosuch/lv", "lvconvert --merge vg/snap"},
 	"lvs":       {"lvs nosuch/lv", "lvs -a -o all vg"},

@@ -114,6 +114,16 @@ func (d *dryGroup) RemoveLVs(_ context.Context, names []string) (*manager.Result
 	return all, nil
 }
 
+// ExtendLV implements manager.Group.
+func (d *dryGroup) ExtendLV(_ context.Context, spec volume.ExtendSpec) (*manager.Result, error) {
+	pvs, err := d.resolve(spec.PVs)
+	if err != nil {
+		return nil, err
+	}
+	spec.PVs = pvs
+	return d.apply(d.status.Group.ExtendLV(spec))
+}
+
 // SetReadOnly implements manager.Group.
 func (d *dryGroup) SetReadOnly(_ context.Context, name string, readOnly bool) (*manager.Result, error) {
 	return d.apply(d.status.Group.SetReadOnly(name, readOnly))

@@ -51,7 +51,7 @@ func TestMessagesAreLVMs(t *testing.T) {
 // noise is what lvm says of its own circumstances, and the syntax and help that it prints
 // before some errors; cowl's own help has other words.
 var noise = regexp.MustCompile(`^  (Run .* --help|/dev/mapper/control|Failure to communicate|Check that device-mapper|Incompatible libdevmapper|Correct command syntax|Nearest similar|` +
-	`No command with matching syntax|Use 'help' for selection|WARNING: .* not zeroed|WARNING: Skipping zeroing|[a-z]+ .*\.\.\.$|[a-z]+ --merge|Merge |WARNING: This metadata update)|^    |^  -+$|^  [A-Z][A-Za-z ]+ Fields$|^ *$|^  Selection op|^  Reserved|^  Comparison|^  Logical and`)
+	`No command with matching syntax|Use 'help' for selection|WARNING: .* not zeroed|WARNING: Skipping zeroing|[a-z]+ .*\.\.\.$|[a-z]+ --merge|Merge |lvextend -L.*|Extend an LV |WARNING: This metadata update)|^    |^  -+$|^  [A-Z][A-Za-z ]+ Fields$|^ *$|^  Selection op|^  Reserved|^  Comparison|^  Logical and`)
 
 // notIn returns the lines of want that are not among those of got, in order.
 func notIn(want, got string) string {
@@ -155,6 +155,30 @@ lvcreate -s vg/root
 lvcreate -s -L4m -n root vg/root
 lvcreate -s -L4m -n q vg
 lvcreate
+lvextend -L 4m vg/root
+lvextend -L 20m vg/root
+lvextend -l +1000 vg/root
+lvextend -L +10t vg/root
+lvextend -l 50%LV vg/root
+lvextend -l +50%ORIGIN vg/root
+lvextend -L +4m vg/root $1
+lvextend -L +8m vg/root $0:9-9
+lvextend -L +4m vg/root $0:99-100
+lvextend vg/root
+lvextend -L +4m
+lvextend -L +4m vg
+lvextend -L +4m vg/nosuch
+lvextend -L +4m nosuch/root
+lvextend -L +4m a/b/c
+lvextend -L -4m vg/root
+lvextend -l -4 vg/root
+lvextend -L 0 vg/root
+lvextend -L +0 vg/root
+lvextend -l +0 vg/root
+lvextend -L 4x vg/root
+lvextend -l 4%FOO vg/root
+lvextend -L +4m -l +3 vg/root
+lvextend -L +4m vg/root nosuch
 lvremove vg/nosuch
 lvremove nosuch
 lvremove

@@ -7,6 +7,6 @@ import "github.com/spf13/cobra"
 var verbs = []func(*app) *cobra.Command{
 	newPVCreate, newPVs, newPVDisplay, newPVScan, newPVRemove,
 	newVGCreate, newVGExtend, newVGReduce, newVGChange, newVGs, newVGDisplay, newVGRemove,
-	newLVCreate, newLVChange, newLVConvert, newLVs, newLVDisplay, newLVRemove,
+	newLVCreate, newLVExtend, newLVChange, newLVConvert, newLVs, newLVDisplay, newLVRemove,
 	newServe, newBackup, newVerify, newRestore, newDemo, newVersion,
 }

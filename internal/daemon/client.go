@@ -193,6 +193,15 @@ func (c *Client) RemoveLVs(ctx context.Context, names []string) (*manager.Result
 	return c.change(ctx, "remove-lvs", namesRequest{names})
 }
 
+// ExtendLV implements manager.Group.
+func (c *Client) ExtendLV(ctx context.Context, spec volume.ExtendSpec) (*manager.Result, error) {
+	var err error
+	if spec.PVs, err = absoluteRanges(spec.PVs); err != nil {
+		return nil, err
+	}
+	return c.change(ctx, "extend-lv", extendLVRequest{spec})
+}
+
 // SetReadOnly implements manager.Group.
 func (c *Client) SetReadOnly(ctx context.Context, name string, readOnly bool) (*manager.Result, error) {
 	return c.change(ctx, "set-read-only", setReadOnlyRequest{name, readOnly})

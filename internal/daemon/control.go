@@ -90,6 +90,9 @@ func (c *control) server() *http.Server {
 	handle(c, mux, "create-snapshots", result(func(ctx context.Context, r createSnapshotsRequest) (*manager.Result, error) {
 		return g.CreateSnapshots(ctx, r.Specs)
 	}))
+	handle(c, mux, "extend-lv", result(func(ctx context.Context, r extendLVRequest) (*manager.Result, error) {
+		return g.ExtendLV(ctx, r.Spec)
+	}))
 	handle(c, mux, "set-read-only", result(func(ctx context.Context, r setReadOnlyRequest) (*manager.Result, error) {
 		return g.SetReadOnly(ctx, r.Name, r.ReadOnly)
 	}))

@@ -33,6 +33,7 @@ func TestEveryMethodCrossesTheSocket(t *testing.T) {
 	spec := volume.LVSpec{Name: "x", Size: volume.Size{Percent: 50, Of: volume.OfFree}, PVs: []volume.PVRange{{PV: "p", Start: 1, End: 2}},
 		ReadOnly: true, Tags: []string{"t"}, Contiguous: true}
 	snap := volume.SnapshotSpec{Origin: "a", Name: "s", ChunkSize: 16, PVs: []volume.PVRange{{PV: "/q", Whole: true}}}
+	more := volume.ExtendSpec{Name: "a", Size: volume.Size{Bytes: 4096}, Relative: true, PVs: []volume.PVRange{{PV: "p", Whole: true}}}
 	for _, call := range []struct {
 		do   func() (*manager.Result, error)
 		want string
@@ -43,6 +44,7 @@ func TestEveryMethodCrossesTheSocket(t *testing.T) {
 		},
 			fmt.Sprintf("snapshot %+v", []volume.SnapshotSpec{snap, {Origin: "b"}})},
 		{func() (*manager.Result, error) { return c.RemoveLVs(bg, []string{"a"}) }, `remove ["a"]`},
+		{func() (*manager.Result, error) { return c.ExtendLV(bg, more) }, strings.ReplaceAll(fmt.Sprintf("extend %+v", more), "PV:p", "PV:"+cwd+"/p")},
 		{func() (*manager.Result, error) { return c.SetReadOnly(bg, "b", true) }, "read-only b true"},
 		{func() (*manager.Result, error) { return c.Activate(bg, "a", "b") }, `activate ["a" "b"]`},
 		{func() (*manager.Result, error) { return c.Activate(bg) }, `activate []`},

@@ -115,6 +115,13 @@ func (f *fake) RemoveLVs(_ context.Context, names []string) (*manager.Result, er
 	return &manager.Result{Names: names}, nil
 }
 
+func (f *fake) ExtendLV(_ context.Context, spec volume.ExtendSpec) (*manager.Result, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.note("extend %+v", spec)
+	return &manager.Result{Names: []string{spec.Name}}, nil
+}
+
 func (f *fake) SetReadOnly(_ context.Context, name string, ro bool) (*manager.Result, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

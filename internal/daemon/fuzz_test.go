@@ -11,7 +11,7 @@ import (
 func FuzzRequest(f *testing.F) {
 	for _, s := range []string{
 		`{"spec":{"Name":"x","Size":{"Bytes":4096},"PVs":[{"PV":"/p","Start":1,"End":2}],"Tags":["t"]}}`,
-		`{"specs":[{"Origin":"a","Name":"s","ChunkSize":8}]}`, `{"names":["a","b"]}`, `{"names":null}`, `{}`, `[`, `{"names":["\ud800"]}`,
+		`{"specs":[{"Origin":"a","Name":"s","ChunkSize":8}]}`, `{"spec":{"Name":"x","Size":{"Percent":7,"Of":"FREE"},"Relative":true}}`, `{"names":["a","b"]}`, `{"names":null}`, `{}`, `[`, `{"names":["\ud800"]}`,
 		`{"name":"a","read_only":true}`, `{"snapshot":"s"}`, `{"paths":["/x"]} {}`, "\xff",
 	} {
 		f.Add([]byte(s))
@@ -19,6 +19,7 @@ func FuzzRequest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		roundTrip[createLVRequest](t, b)
 		roundTrip[createSnapshotsRequest](t, b)
+		roundTrip[extendLVRequest](t, b)
 		roundTrip[namesRequest](t, b)
 		roundTrip[pathsRequest](t, b)
 		roundTrip[setReadOnlyRequest](t, b)

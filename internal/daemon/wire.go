@@ -44,6 +44,9 @@ type (
 	createSnapshotsRequest struct {
 		Specs []volume.SnapshotSpec `json:"specs"`
 	}
+	extendLVRequest struct {
+		Spec volume.ExtendSpec `json:"spec"`
+	}
 	namesRequest struct {
 		Names []string `json:"names"`
 	}

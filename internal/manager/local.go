@@ -112,6 +112,18 @@ func (l *Local) RemoveLVs(ctx context.Context, names []string) (*Result, error) 
 	return result(l.engine.RemoveLVs(ctx, names))
 }
 
+// ExtendLV implements Group.
+func (l *Local) ExtendLV(ctx context.Context, spec volume.ExtendSpec) (*Result, error) {
+	err := l.checkWhole()
+	if err != nil {
+		return nil, err
+	}
+	if spec.PVs, err = l.resolve(spec.PVs); err != nil {
+		return nil, err
+	}
+	return result(l.engine.ExtendLV(ctx, spec))
+}
+
 // SetReadOnly implements Group.
 func (l *Local) SetReadOnly(ctx context.Context, name string, readOnly bool) (*Result, error) {
 	if err := l.checkWhole(); err != nil {

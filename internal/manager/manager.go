@@ -35,6 +35,10 @@ type Group interface {
 	// that somebody has open is refused with errs.Busy.
 	RemoveLVs(ctx context.Context, names []string) (*Result, error)
 
+	// ExtendLV makes a volume or a snapshot's COW store larger, also while it is
+	// open.
+	ExtendLV(ctx context.Context, spec volume.ExtendSpec) (*Result, error)
+
 	// SetReadOnly changes a volume's permission.
 	SetReadOnly(ctx context.Context, name string, readOnly bool) (*Result, error)
 

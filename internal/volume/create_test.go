@@ -252,7 +252,7 @@ func TestExtendLV(t *testing.T) {
 		{spec: ExtendSpec{Size: extents(4)}, err: "New size (4 extents) matches existing size (4 extents).", kind: errs.Conflict},
 		{spec: ExtendSpec{Size: extents(15), Relative: true}, err: "Insufficient free space: 15 extents needed, but only 14 available", kind: errs.NoSpace},
 		{spec: ExtendSpec{Size: Size{}}, err: "--size may not be zero.", kind: errs.Usage},
-		{spec: ExtendSpec{Size: pct(100, OfOrigin)}, err: "Specified LV does not have an origin LV.", kind: errs.Usage},
+		{spec: ExtendSpec{Size: pct(100, OfOrigin)}, err: "Specified LV does not have an origin LV.", kind: errs.Conflict},
 		{spec: ExtendSpec{Size: bytes(1 << 62)}, err: "Insufficient free space: 1099511627772 extents needed, but only 14 available", kind: errs.NoSpace},
 	} {
 		c.spec.Name = "a"

@@ -91,7 +91,7 @@ func (g *Group) extendPercent(lv *LV, spec ExtendSpec, maps []pvMap) (Extents, e
 	case OfOrigin:
 		s, ok := g.SnapshotOf(lv)
 		if !ok {
-			return 0, errs.E(errs.Usage, "Specified LV does not have an origin LV.")
+			return 0, errs.E(errs.Conflict, "Specified LV does not have an origin LV.")
 		}
 		return percent(spec.Size.Percent, s.Origin.Extents(), true), nil
 	}
