@@ -63,10 +63,6 @@ func (g *Group) Merge(ctx context.Context, snapshot string) (*Result, error) {
 		}
 		return g.warn(res), nil
 	}
-	v.family.origin.Settle() // what was written may overflow it yet
-	if v.store.Usage().Invalid {
-		return nil, errs.E(errs.Conflict, "Unable to merge invalidated snapshot LV \"%s/%s\".", c.Group.Name, snapshot)
-	}
 	open, err := g.mergeActive(v, c.Group)
 	switch {
 	case err != nil:
@@ -97,6 +93,10 @@ func (g *Group) mergeActive(v *vol, next *volume.Group) (open string, err error)
 	f := v.family
 	f.top.suspend()
 	defer f.top.resume()
+	f.origin.Settle() // what was written may overflow it yet
+	if v.store.Usage().Invalid {
+		return "", errs.E(errs.Conflict, "Unable to merge invalidated snapshot LV \"%s/%s\".", next.Name, v.name)
+	}
 	g.mu.Lock()
 	open = f.usersBefore(v)
 	v.merging, f.merge = true, &merge{vol: v}
@@ -143,7 +143,7 @@ func (g *Group) beginMerge(f *family) error {
 // showMerged gives the store to the origin, and leaves nothing of the
 // snapshot but errors.
 func (f *family) showMerged(m *merge) error {
-	if err := f.origin.StartMerge(m.vol.store); err != nil {
+	if err := f.origin.StartMerge(m.vol.store, m.vol.dev.Size()); err != nil {
 		return fmt.Errorf("merge %s into %s: %w", m.vol.name, f.top.name, err)
 	}
 	m.vol.snap = nil

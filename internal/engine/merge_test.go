@@ -66,6 +66,29 @@ func extentsOf(g *Group, name string) []struct{} {
 	return make([]struct{}, g.Model().LV(name).Extents())
 }
 
+// A merge leaves alone what an origin got by growing, also where a chunk of
+// the snapshot is larger than an extent and reaches into it.
+func TestMergeIntoAnOriginThatHasGrown(t *testing.T) {
+	g, devs := fresh(t, 1)
+	must(t)(g.CreateLV(ctx, lv("base", 3, "")))
+	base := opened(t, g, "base")
+	write(t, base, 0, 1, 3*extent)
+	spec := snapOf("base", "s", 24, "")
+	spec.ChunkSize = volume.Sectors(2 * extent / 512)
+	must(t)(g.CreateSnapshots(ctx, []volume.SnapshotSpec{spec}))
+	write(t, base, 0, 2, 3*extent)
+	g.Status() // it is copied before the origin grows
+	must(t)(g.ExtendLV(ctx, volume.ExtendSpec{Name: "base", Size: volume.Size{Extents: 5}}))
+	write(t, base, 3*extent, 3, 2*extent)
+	closeDev(t, base)
+	must(t)(g.Merge(ctx, "s"))
+	gone(t, g, "s")
+	g.Close()
+	base = opened(t, mustOpen(t, devs), "base")
+	expect(t, "what the snapshot held", base, 0, 1, 3*extent)
+	expect(t, "what was written behind it", base, 3*extent, 3, 2*extent)
+}
+
 // Whoever has the origin open must not see its content change.
 func TestMergeWaitsForTheLastUser(t *testing.T) {
 	for _, open := range []string{"base", "s"} {

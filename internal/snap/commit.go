@@ -75,11 +75,12 @@ func (c *committer) writePages(g *generation, pages []int64) error {
 // plan finds out which chunks every store has to take, and gives them places.
 func (c *committer) plan(g *generation, pages []int64) []*plan {
 	var plans []*plan
+	size := c.dev.Size()
 	for _, n := range g.snaps {
 		if n.detached.Load() || !n.store.wantsCommit() {
 			continue
 		}
-		p := &plan{snap: n, store: n.store, err: n.store.err()}
+		p := &plan{snap: n, store: n.store, size: size, err: n.store.err()}
 		if p.err == nil {
 			g.stretches(pages, func(off int64, data []byte) { p.want(off, off+int64(len(data)), nil) })
 			for _, r := range g.reqs {

@@ -51,7 +51,7 @@ func FuzzStore(f *testing.F) {
 		_, _ = o.WriteAt(p[:9000], 1000)
 		_, _ = n.WriteAt(p[:9000], 7000)
 		_, _ = n.ReadAt(p, 0)
-		if o.StartMerge(s) != nil {
+		if o.StartMerge(s, o.Size()) != nil {
 			return
 		}
 		for left, err := 1, error(nil); left > 0 && err == nil; {

@@ -323,7 +323,7 @@ func (m *machine) open(s *slot) error {
 		return err
 	}
 	if s.merging {
-		return m.o.StartMerge(s.store)
+		return m.o.StartMerge(s.store, s.size)
 	}
 	s.snap, err = m.o.Attach(s.store, s.size, false)
 	return err
@@ -346,7 +346,7 @@ func (m *machine) startMerge() error {
 	if err := m.flush(); err != nil || s.store.err() != nil {
 		return err // what was staged may have made it overflow
 	}
-	if err := m.o.StartMerge(s.store); err != nil {
+	if err := m.o.StartMerge(s.store, s.size); err != nil {
 		return err
 	}
 	s.merging, s.snap, m.data = true, nil, s.fileData

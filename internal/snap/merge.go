@@ -22,6 +22,7 @@ const mergeBytes = 4 << 20
 // allows.
 type merge struct {
 	store *Store
+	size  int64 // of the snapshot, bytes: what lies behind it is the origin's own
 
 	// All guarded by Origin.gate. While a step is at work on a chunk, writes
 	// to it wait for stepDone.
@@ -49,27 +50,41 @@ func (m *merge) touches(chunks []dmsnap.Exception, off, end int64) bool {
 	return i < len(chunks) && m.store.layout.Off(chunks[i].Old) < end
 }
 
-// StartMerge makes the origin show the store's content, and MergeStep move it
-// there. A snapshot of the store that is attached is detached in the same
-// instant. One merge at a time; an invalid store cannot be merged.
-func (o *Origin) StartMerge(s *Store) error {
-	o.commit.drain() // which may be what makes it overflow
-	if err := s.err(); err != nil {
-		return errs.E(errs.Conflict, "merge: %w", err)
+// nextRun returns the run that begins at off, at most to end, as the origin
+// shows it.
+func (m *merge) nextRun(off, end int64) run {
+	if off >= m.size {
+		return run{off: off, length: end - off}
 	}
-	if err := s.checkOrigin(o.dev.Size()); err != nil {
+	return m.store.nextRun(off, min(end, m.size))
+}
+
+// StartMerge makes the origin show the store's content, that of a snapshot of
+// size bytes, and MergeStep move it there. A snapshot of the store that is
+// attached is detached in the same instant. One merge at a time; an invalid
+// store cannot be merged.
+//
+// An origin that has grown since keeps what lies behind the snapshot's end.
+// The last chunk may reach beyond it; the kernel merges all of that chunk, and
+// so what the origin held there when the chunk was copied.
+func (o *Origin) StartMerge(s *Store, size int64) error {
+	if err := o.fits(s, size); err != nil {
 		return fmt.Errorf("merge: %w", err)
 	}
+	o.commit.drain() // most of it while others go on
 	o.gate.Lock()
 	defer o.gate.Unlock()
-	o.commit.drain() // chunks to merge have nothing staged from now on
+	o.commit.drain()                // chunks to merge have nothing staged from now on
+	if err := s.err(); err != nil { // it may have overflowed just now
+		return errs.E(errs.Conflict, "merge: %w", err)
+	}
 	if o.merge != nil {
 		return errs.E(errs.Conflict, "the origin has a merging snapshot already")
 	}
 	if n := o.attached(s); n != nil {
 		o.drop(n)
 	}
-	o.merge = &merge{store: s}
+	o.merge = &merge{store: s, size: size}
 	return nil
 }
 
@@ -172,7 +187,7 @@ func (o *Origin) endStep(m *merge, merged, unsure bool) {
 func (o *Origin) copyBack(m *merge, entries []dmsnap.Exception) error {
 	o.gate.RLock()
 	defer o.gate.RUnlock()
-	runs := m.runs(entries, o.dev.Size())
+	runs := m.runs(entries)
 	reqs := make([]*request, len(runs))
 	for i, r := range runs {
 		reqs[i] = &request{change: change{op: opCopyOut, off: r.off, length: r.length}}
@@ -196,7 +211,7 @@ func (o *Origin) copyBack(m *merge, entries []dmsnap.Exception) error {
 }
 
 // runs joins entries that lie next to each other on both devices.
-func (m *merge) runs(entries []dmsnap.Exception, size int64) []run {
+func (m *merge) runs(entries []dmsnap.Exception) []run {
 	l := m.store.layout
 	var runs []run
 	for i, e := range entries {
@@ -206,8 +221,8 @@ func (m *merge) runs(entries []dmsnap.Exception, size int64) []run {
 			runs = append(runs, run{off: l.Off(e.Old), length: l.ChunkBytes, excepted: true, cow: l.Off(e.New)})
 		}
 	}
-	for i := range runs { // the origin's last chunk may be short
-		runs[i].length = min(runs[i].length, size-runs[i].off)
+	for i := range runs { // the snapshot's last chunk may be short
+		runs[i].length = min(runs[i].length, m.size-runs[i].off)
 	}
 	return runs
 }

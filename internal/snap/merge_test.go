@@ -29,7 +29,7 @@ func TestMergeUnderLoad(t *testing.T) {
 	}
 	sibling := attach(t, o, newStore(t, size, 16<<10))
 	frozen := blocktest.ReadAll(t, sibling)
-	if err := o.StartMerge(s); err != nil {
+	if err := o.StartMerge(s, o.Size()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := n.ReadAt(make([]byte, 1), 0); !errs.Is(err, errs.Conflict) {
@@ -97,20 +97,20 @@ func TestMergeRefusals(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := o.StartMerge(dead.Store()); !errs.Is(err, errs.Conflict) {
+	if err := o.StartMerge(dead.Store(), o.Size()); !errs.Is(err, errs.Conflict) {
 		t.Errorf("merge of an invalid snapshot: %v", err)
 	}
 	s := newStore(t, 1<<20, 4096)
 	if _, err := attach(t, o, s).WriteAt([]byte{1}, 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := o.StartMerge(s); err != nil {
+	if err := o.StartMerge(s, o.Size()); err != nil {
 		t.Fatal(err)
 	}
 	if err := o.FinishMerge(); !errs.Is(err, errs.Conflict) {
 		t.Errorf("finish with exceptions left: %v", err)
 	}
-	if err := o.StartMerge(newStore(t, 1<<20, 4096)); !errs.Is(err, errs.Conflict) {
+	if err := o.StartMerge(newStore(t, 1<<20, 4096), o.Size()); !errs.Is(err, errs.Conflict) {
 		t.Errorf("second merge: %v", err)
 	}
 }
@@ -124,7 +124,7 @@ func TestMergeGoesOnAfterAnError(t *testing.T) {
 	if _, err := attach(t, o, s).WriteAt([]byte("new"), 5*4096); err != nil {
 		t.Fatal(err)
 	}
-	if err := o.StartMerge(s); err != nil {
+	if err := o.StartMerge(s, o.Size()); err != nil {
 		t.Fatal(err)
 	}
 	w.FailAt(w.Ops()+1, errInjected)
@@ -137,5 +137,79 @@ func TestMergeGoesOnAfterAnError(t *testing.T) {
 	got := make([]byte, 3)
 	if _, err := origin.ReadAt(got, 5*4096); err != nil || string(got) != "new" {
 		t.Fatalf("%q %v", got, err)
+	}
+}
+
+// An origin that has grown since its snapshot was taken keeps what is behind
+// the snapshot's end, also where the last chunk reaches beyond it.
+func TestMergeKeepsWhatLiesBehindTheSnapshot(t *testing.T) {
+	const size, chunk = 32 << 10, 8 << 10
+	for name, write := range map[string]func(o *Origin, n *Snapshot) error{
+		"the origin's write": func(o *Origin, n *Snapshot) error {
+			_, err := o.WriteAt(bytes.Repeat([]byte{2}, 4096), 8<<10)
+			return err
+		},
+		"the snapshot's": func(o *Origin, n *Snapshot) error {
+			_, err := n.WriteAt(bytes.Repeat([]byte{2}, 4096), 8<<10)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dev := mem.New(size)
+			o := NewOrigin(dev, OriginOptions{Manual: true})
+			if _, err := o.WriteAt(bytes.Repeat([]byte{1}, size), 0); err != nil {
+				t.Fatal(err)
+			}
+			s := newStore(t, 1<<20, chunk)
+			n, err := o.Attach(s, 12<<10, false) // one chunk and a half
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := write(o, n); err != nil {
+				t.Fatal(err)
+			}
+			o.Settle()
+			if _, err := o.WriteAt(bytes.Repeat([]byte{3}, size-12<<10), 12<<10); err != nil {
+				t.Fatal(err)
+			}
+			if err := o.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			want := append(blocktest.ReadAll(t, n), bytes.Repeat([]byte{3}, size-12<<10)...)
+			if err := o.StartMerge(s, n.Size()); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(blocktest.ReadAll(t, o), want) {
+				t.Error("the merging origin does not show the snapshot and what lies behind it")
+			}
+			if _, err := o.MergeStep(); err != nil {
+				t.Fatal(err)
+			}
+			if err := o.FinishMerge(); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(blocktest.ReadAll(t, dev), want) {
+				t.Error("the merged origin does not hold the snapshot and what lies behind it")
+			}
+		})
+	}
+}
+
+// What is written while a merge is about to begin may make the snapshot
+// overflow; then it does not begin.
+func TestNoMergeOfWhatOverflowsMeanwhile(t *testing.T) {
+	cow := &hooked{Device: mem.New(4 * 4096), before: map[string]func(){}}
+	o := NewOrigin(mem.New(1<<20), OriginOptions{Manual: true})
+	s := openStore(t, cow, 4096)
+	attach(t, o, s)
+	write := func(off int64) {
+		if _, err := o.WriteAt(bytes.Repeat([]byte{1}, 4096), off); err != nil {
+			t.Error(err)
+		}
+	}
+	write(0)
+	cow.before["write"] = func() { write(8192); write(16384) } // two more than there is room for
+	if err := o.StartMerge(s, o.Size()); !errs.Is(err, errs.Conflict) {
+		t.Errorf("StartMerge = %v with the store %+v", err, s.Usage())
 	}
 }

@@ -71,7 +71,7 @@ func TestOrderOfOperations(t *testing.T) {
 			a := traced(t, log, o, "a", 4096)
 			write(t, a, 0, 8192)
 			write(t, a, 40960, 1)
-			if err := o.StartMerge(a.Store()); err != nil {
+			if err := o.StartMerge(a.Store(), a.Size()); err != nil {
 				t.Fatal(err)
 			}
 			traced(t, log, o, "sibling", 4096)

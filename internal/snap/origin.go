@@ -51,10 +51,7 @@ func NewOrigin(dev block.Device, opts OriginOptions) *Origin {
 // size now). What was written before is in it, what is written after is not.
 // A store with exceptions goes on where it was.
 func (o *Origin) Attach(s *Store, size int64, readOnly bool) (*Snapshot, error) {
-	if size < 0 || size > o.dev.Size() {
-		return nil, errs.E(errs.Corrupt, "snapshot of %d bytes on an origin of %d bytes", size, o.dev.Size())
-	}
-	if err := s.checkOrigin(size); err != nil {
+	if err := o.fits(s, size); err != nil {
 		return nil, err
 	}
 	n := &Snapshot{origin: o, store: s, size: size, readOnly: readOnly}
@@ -68,13 +65,16 @@ func (o *Origin) Attach(s *Store, size int64, readOnly bool) (*Snapshot, error) 
 	return n, nil
 }
 
-// checkOrigin returns errs.Corrupt if the store keeps chunks that an origin
-// of size bytes does not have.
-func (s *Store) checkOrigin(size int64) error {
+// fits returns errs.Corrupt if the store cannot be that of a snapshot of size
+// bytes of the origin.
+func (o *Origin) fits(s *Store, size int64) error {
+	if size < 0 || size > o.dev.Size() {
+		return errs.E(errs.Corrupt, "snapshot of %d bytes on an origin of %d bytes", size, o.dev.Size())
+	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if last, ok := s.index.last(); ok && s.layout.Off(last) >= size {
-		return errs.E(errs.Corrupt, "exception store keeps chunk %d, behind the end of an origin of %d bytes", last, size)
+		return errs.E(errs.Corrupt, "exception store keeps chunk %d, behind the end of a snapshot of %d bytes", last, size)
 	}
 	return nil
 }
@@ -117,7 +117,7 @@ func (o *Origin) ReadAt(p []byte, off int64) (int, error) {
 	}
 	m, done := o.merge.store, int64(0)
 	for done < int64(len(p)) {
-		r := m.nextRun(off+done, off+int64(len(p)))
+		r := o.merge.nextRun(off+done, off+int64(len(p)))
 		part := p[done : done+r.length]
 		var n int
 		var err error
@@ -179,8 +179,7 @@ func (o *Origin) begin(c change) (n int64, err error) {
 	if o.merge == nil {
 		return o.beginBase(c)
 	}
-	m := o.merge.store
-	r := m.nextRun(c.off, c.end())
+	r := o.merge.nextRun(c.off, c.end())
 	c = c.part(r.off, r.end())
 	switch {
 	case !r.excepted:
@@ -188,7 +187,7 @@ func (o *Origin) begin(c change) (n int64, err error) {
 	case c.op == opDiscard: // advice, and the chunk will be copied anyway
 		return c.length, nil
 	}
-	if err := c.at(r.cow).apply(m.dev); err != nil {
+	if err := c.at(r.cow).apply(o.merge.store.dev); err != nil {
 		return 0, err
 	}
 	if o.merge.touches(o.merge.limbo, r.off, r.end()) {
@@ -236,6 +235,9 @@ func (o *Origin) needsCopy(off, end int64) bool {
 
 // Flush implements block.Device. An attached snapshot's COW device needs no
 // flush: its exceptions were durable before the origin was written.
+//
+// It reports acknowledged writes that were lost since it last did. Where an
+// origin has several users, each of whom must hear of it, see Lost.
 func (o *Origin) Flush() error {
 	if err := o.commit.flush(); err != nil {
 		return err
@@ -248,6 +250,15 @@ func (o *Origin) Flush() error {
 		}
 	}
 	return o.dev.Flush()
+}
+
+// Lost returns how many commits lost acknowledged writes, how many of them a
+// Flush has reported, and why the last one did. Such writes may have been made
+// in part.
+func (o *Origin) Lost() (lost, told uint64, reason error) {
+	o.commit.mu.Lock()
+	defer o.commit.mu.Unlock()
+	return o.commit.lost, o.commit.told, o.commit.reason
 }
 
 // Settle commits what has been written up to now, without a flush: after it,
@@ -269,7 +280,7 @@ func (o *Origin) Extents(off, length int64) iter.Seq2[block.Extent, error] {
 			return
 		}
 		for end := off + length; off < end; {
-			r := o.merge.store.nextRun(off, end)
+			r := o.merge.nextRun(off, end)
 			if r.excepted {
 				if !yield(block.Extent{Off: r.off, Len: r.length, Kind: block.Data}, nil) {
 					return

@@ -15,6 +15,7 @@ import (
 type plan struct {
 	snap  *Snapshot
 	store *Store
+	size  int64 // of the origin, which may grow meanwhile
 	jobs  []job // in ascending order of origin chunk, once allocated
 	err   error
 
@@ -31,10 +32,11 @@ type job struct {
 	whole bool // the snapshot's own write replaces all of it: no need to read
 }
 
-// bounds returns the job's bytes on the origin; the last chunk may be short.
+// bounds returns the job's bytes on the origin, whose last chunk may be short.
+// They may go beyond the end of the snapshot, as the kernel's copies do.
 func (p *plan) bounds(j job) (off, end int64) {
 	off = p.store.layout.Off(j.Old)
-	return off, min(off+p.store.layout.ChunkBytes, p.snap.size)
+	return off, min(off+p.store.layout.ChunkBytes, p.size)
 }
 
 // want adds the chunks of [off, end) that the store lacks. own is the
@@ -105,10 +107,11 @@ func (p *plan) fill(buf []byte, old []span, batch []*request) []byte {
 	buf = slices.Grow(buf[:0], len(p.jobs)*int(size))[:len(p.jobs)*int(size)]
 	for i, j := range p.jobs {
 		chunk := buf[i*int(size):][:size]
+		off, end := p.bounds(j)
 		if j.whole {
+			clear(chunk[end-off:])
 			continue
 		}
-		off, end := p.bounds(j)
 		at, _ := slices.BinarySearchFunc(old, off, func(s span, off int64) int { return cmp.Compare(s.end-1, off) })
 		if old[at].err != nil {
 			p.err = fmt.Errorf("its origin could not be read: %w", old[at].err)

@@ -35,9 +35,13 @@ type committer struct {
 	busy   bool          // a commit is under way
 	timer  *time.Timer   // of the writeback
 	worker sync.WaitGroup
-	active bool  // a worker runs
-	err    error // of an acknowledged write; the next flush reports it
+	active bool // a worker runs
 	free   []*page
+
+	// Commits that lost acknowledged writes, how many of them a flush has
+	// reported, and why the last one did.
+	lost, told uint64
+	reason     error
 
 	// These belong to who is busy.
 	old []byte // chunks that were read from the origin
@@ -198,14 +202,16 @@ func (c *committer) drainTo(seq uint64) {
 	}
 }
 
-// flush drains, and returns the error of a write that had been acknowledged.
+// flush drains, and reports once what acknowledged writes were lost.
 func (c *committer) flush() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.drainTo(c.seq)
-	err := c.err
-	c.err = nil
-	return err
+	if c.told == c.lost {
+		return nil
+	}
+	c.told = c.lost
+	return c.reason
 }
 
 // work starts a goroutine that commits what is sealed, unless one runs. The
@@ -260,8 +266,9 @@ func (c *committer) next() {
 	c.mu.Lock()
 	c.busy = false
 	c.gens = slices.Delete(c.gens, 0, 1)
-	if c.err == nil {
-		c.err = err
+	if err != nil {
+		c.lost++
+		c.reason = err
 	}
 	c.pages.Add(-int64(len(g.pages)))
 	for _, p := range g.pages {

@@ -67,7 +67,7 @@ func TestMergingOriginConforms(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := o.StartMerge(s); err != nil {
+		if err := o.StartMerge(s, o.Size()); err != nil {
 			t.Fatal(err)
 		}
 		attach(t, o, newStore(t, size, 4096))
@@ -286,4 +286,67 @@ func TestReadOnlySnapshotRefusesWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	blocktest.RunReadOnly(t, n, make([]byte, 1<<20))
+}
+
+// A snapshot that dies while its extents are walked names none that its
+// origin got afterwards: a hole would be copied as zeroes, without a read that
+// fails.
+func TestExtentsOfASnapshotThatDies(t *testing.T) {
+	dev := &hooked{Device: mem.New(1 << 20), before: map[string]func(){}}
+	o := NewOrigin(dev, OriginOptions{Manual: true})
+	if _, err := o.WriteAt(bytes.Repeat([]byte{1}, 64<<10), 0); err != nil {
+		t.Fatal(err)
+	}
+	n := attach(t, o, openStore(t, mem.New(3*4096), 4096))
+	dev.before["extents"] = func() {
+		if err := o.Discard(0, 64<<10); err != nil { // 16 chunks into a store for one
+			t.Error(err)
+		}
+	}
+	for e, err := range n.Extents(0, 64<<10) {
+		if err == nil && e.Kind != block.Data {
+			t.Errorf("%+v of what was data when the snapshot was taken", e)
+		}
+	}
+	if n.Store().err() == nil {
+		t.Error("the snapshot is alive")
+	}
+}
+
+// A chunk at the origin's end is copied as far as the origin goes, as by the
+// kernel, wherever the snapshot ends; nothing else gets into the store.
+func TestChunkAtTheEnd(t *testing.T) {
+	const chunk = 8 << 10
+	for _, c := range []struct {
+		name         string
+		origin, snap int64
+		rest         []byte // what is behind the write in the chunk
+	}{
+		{"the snapshot ends within the origin", 2 * chunk, 3 * chunk / 2, bytes.Repeat([]byte{1}, chunk/2)},
+		{"the origin ends within the chunk", 3 * chunk / 2, 3 * chunk / 2, make([]byte, chunk/2)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o := NewOrigin(mem.New(c.origin), OriginOptions{Manual: true})
+			if _, err := o.WriteAt(bytes.Repeat([]byte{1}, int(c.origin)), 0); err != nil {
+				t.Fatal(err)
+			}
+			cow := mem.New(1 << 20)
+			n, err := o.Attach(openStore(t, cow, chunk), c.snap, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, off := range []int64{0, chunk} { // the second fills all of the snapshot's last chunk
+				if _, err := n.WriteAt(bytes.Repeat([]byte{2}, chunk/2), off); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got := make([]byte, chunk)
+			if _, err := cow.ReadAt(got, 3*chunk); err != nil {
+				t.Fatal(err)
+			}
+			if want := append(bytes.Repeat([]byte{2}, chunk/2), c.rest...); !bytes.Equal(got, want) {
+				t.Errorf("the chunk ends with %x..., want %x...", got[chunk/2:][:4], want[chunk/2:][:4])
+			}
+		})
+	}
 }

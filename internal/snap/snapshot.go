@@ -1,6 +1,7 @@
 package snap
 
 import (
+	"cmp"
 	"iter"
 	"sync/atomic"
 
@@ -180,9 +181,10 @@ func (n *Snapshot) Extents(off, length int64) iter.Seq2[block.Extent, error] {
 
 // originExtents yields the origin's extents of a run without exceptions. The
 // second look is the one of readRun: a hole may be one that was punched after
-// its data was copied out.
+// its data was copied out, or after the snapshot died.
 func (n *Snapshot) originExtents(r run, yield func(block.Extent, error) bool) bool {
 	for e, err := range n.origin.dev.Extents(r.off, r.length) {
+		err = cmp.Or(err, n.store.err())
 		if err != nil {
 			yield(block.Extent{}, err)
 			return false
