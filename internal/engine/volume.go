@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"iter"
 	"sync/atomic"
@@ -31,6 +32,7 @@ type handle struct {
 	vol    *vol
 	caps   block.Caps
 	closed atomic.Bool
+	told   atomic.Uint64 // see Flush
 }
 
 // Open returns a volume's content and counts as one opener until it is
@@ -87,7 +89,10 @@ func (g *Group) openActive(name string) (*handle, error) {
 		return nil, errs.E(errs.Conflict, "Snapshot %s/%s is being merged into %s.", g.model.Name, name, v.family.top.name)
 	}
 	v.opens++
-	return &handle{group: g, vol: v}, nil
+	h := &handle{group: g, vol: v}
+	_, told, _ := v.family.origin.Lost()
+	h.told.Store(told)
+	return h, nil
 }
 
 // openLocked activates the volume's family if it has to. The caller holds
@@ -139,11 +144,25 @@ func (h *handle) WriteAt(p []byte, off int64) (n int, err error) {
 }
 
 // Flush implements block.Device.
+//
+// A write to an origin may be acknowledged before it has reached the disk, and
+// be lost there. That is reported as fsync reports it: by the next flush of
+// every handle that was open then, whoever made the commit that failed, and if
+// there was none, by the first flush of whoever opens the volume next.
 func (h *handle) Flush() error {
 	if err := h.usable(); err != nil {
 		return err
 	}
-	return h.vol.read(block.Device.Flush)
+	told := h.told.Load() // before: of several flushes at once each reports
+	err := h.vol.read(block.Device.Flush)
+	if h.vol != h.vol.family.top {
+		return err
+	}
+	if lost, _, reason := h.vol.family.origin.Lost(); lost > told {
+		h.told.Store(lost)
+		err = cmp.Or(err, reason)
+	}
+	return err
 }
 
 // Discard implements block.Device.
