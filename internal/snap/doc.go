@@ -34,6 +34,15 @@
 // has the same order (drivers/md/dm-snap-persistent.c); it flushes once per
 // area write because it holds each origin write back until then.
 //
+// # Room
+//
+// Where a store must not overflow (Snapshot.Reserve), a write that it may have
+// no chunks for is refused before it is staged (room.go): what is acknowledged
+// can always be committed. The refused request gives back the gate and tells
+// its caller, who may find more room, and asks again. So a commit never waits
+// for space, and whoever extends a store may hold what others hold who wait
+// for a commit.
+//
 // # Reads without locks
 //
 // A snapshot read that finds no exception reads the origin and then looks

@@ -68,12 +68,13 @@ func (c *content) settle(got []byte, uncertain bool) error {
 
 // slot is a place for a snapshot: a COW disk and what is on it.
 type slot struct {
-	disk     block.Device
+	disk     *window
 	size     int64 // of the snapshot
 	chunk    int64
 	store    *Store
 	snap     *Snapshot // nil unless attached
 	merging  bool
+	strict   bool // writes are refused where it has no room
 	dead     bool // known invalid for good
 	mayDie   bool // an operation failed that may have invalidated it
 	fileData *content
@@ -98,7 +99,7 @@ type machine struct {
 func newMachine(rng *rand.Rand, origin block.Device, cows []block.Device) *machine {
 	m := &machine{rng: rng, disk: origin, data: newContent(make([]byte, origin.Size())), align: sector}
 	for _, d := range cows {
-		m.slots = append(m.slots, &slot{disk: d})
+		m.slots = append(m.slots, &slot{disk: newWindow(d, d.Size())})
 	}
 	m.o = m.newOrigin()
 	return m
@@ -129,6 +130,7 @@ func (m *machine) step() error {
 		{2, "start merge", m.startMerge},
 		{12, "merge step", m.mergeStep},
 		{1, "restart", m.restart},
+		{2, "grow", m.growStore},
 	}
 	total := 0
 	for _, o := range ops {
@@ -155,6 +157,8 @@ func (m *machine) bury(err error) {
 			continue
 		}
 		switch overflowed := strings.Contains(s.store.reason, "overflowed"); {
+		case s.strict && strings.HasPrefix(s.store.reason, "it overflowed:"):
+			panic("a store that must not overflow did: " + s.store.reason)
 		case err == nil && !s.store.unmarked:
 			s.dead = true
 		case overflowed || !errors.Is(err, crash.ErrPowerCut):
@@ -172,7 +176,7 @@ func (m *machine) clone(disks []*crash.Disk) *machine {
 	c.slots = nil
 	for i, s := range m.slots {
 		n := *s
-		n.disk, n.store = disks[i+1], nil
+		n.disk, n.store = newWindow(disks[i+1], s.disk.Size()), nil
 		if s.fileData != nil {
 			n.fileData = s.fileData.clone()
 		}
@@ -205,10 +209,7 @@ func (m *machine) bytes(n int64) []byte {
 
 func (m *machine) writeOrigin() error {
 	off, n := m.rangeIn(m.o.Size())
-	p := m.bytes(n)
-	m.data.write(off, p)
-	_, err := m.o.WriteAt(p, off)
-	return err
+	return m.admitted(m.o, m.data, m.bytes(n), off)
 }
 
 // alive returns a random attached snapshot that has not died, nil if none.
@@ -231,9 +232,7 @@ func (m *machine) writeSnapshot() error {
 		return nil
 	}
 	off, n := m.rangeIn(s.size)
-	p := m.bytes(n)
-	s.fileData.write(off, p)
-	_, err := s.snap.WriteAt(p, off)
+	err := m.admitted(s.snap, s.fileData, m.bytes(n), off)
 	if s.store.err() != nil {
 		return nil // it overflowed, which is no device's error
 	}
@@ -243,7 +242,14 @@ func (m *machine) writeSnapshot() error {
 func (m *machine) zero() error {
 	off, n := m.rangeIn(m.o.Size())
 	m.data.write(off, make([]byte, n))
-	return m.o.WriteZeroes(off, n)
+	for {
+		err := m.o.WriteZeroes(off, n)
+		no := LacksRoom(err)
+		if no == nil {
+			return err
+		}
+		m.makeRoom(no)
+	}
 }
 
 // burst gives the committer several requests in one batch, as parallel
@@ -264,13 +270,14 @@ func (m *machine) burst() error {
 			continue // what overlaps in a batch has no order
 		}
 		p := m.bytes(n)
-		target.write(off, p)
-		reqs = append(reqs, &request{snap: snap, change: change{op: opWrite, off: off, length: n, data: p}})
+		r, err := m.o.commit.submit(change{op: opWrite, off: off, length: n, data: p}, snap)
+		if err != nil {
+			continue // crowded, or no room at all
+		}
+		target.write(off, r.data)
+		reqs = append(reqs, r)
 	}
-	if len(reqs) == 0 {
-		return nil
-	}
-	_ = m.o.commit.wait(m.o.commit.enqueue(reqs...))
+	_ = m.o.commit.wait(reqs...)
 	for _, r := range reqs {
 		if r.err != nil && (r.snap == nil || r.snap.store.err() == nil) { // not an overflow
 			return r.err
@@ -305,6 +312,8 @@ func (m *machine) attach() error {
 	s := m.slots[i]
 	s.chunk = []int64{512, 4096, 4096, 8192}[m.rng.IntN(4)]
 	s.dead, s.mayDie = false, false
+	s.strict = m.rng.IntN(2) == 0
+	s.disk.size.Store(max(24<<10, s.disk.Device.Size()>>m.rng.IntN(3)))
 	if err := Format(s.disk, s.chunk); err != nil {
 		return err
 	}
@@ -325,7 +334,9 @@ func (m *machine) open(s *slot) error {
 	if s.merging {
 		return m.o.StartMerge(s.store, s.size)
 	}
-	s.snap, err = m.o.Attach(s.store, s.size, false)
+	if s.snap, err = m.o.Attach(s.store, s.size, false); err == nil {
+		s.snap.Reserve(s.strict)
+	}
 	return err
 }
 
@@ -358,6 +369,10 @@ func (m *machine) mergeStep() error {
 		return nil
 	}
 	left, err := m.o.MergeStep()
+	if no := LacksRoom(err); no != nil {
+		m.makeRoom(no)
+		return nil
+	}
 	if err != nil || left > 0 {
 		return err
 	}

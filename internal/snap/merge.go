@@ -192,7 +192,10 @@ func (o *Origin) copyBack(m *merge, entries []dmsnap.Exception) error {
 	for i, r := range runs {
 		reqs[i] = &request{change: change{op: opCopyOut, off: r.off, length: r.length}}
 	}
-	if err := o.commit.wait(o.commit.enqueue(reqs...)); err != nil {
+	if err := o.commit.submitAll(reqs); err != nil {
+		return err
+	}
+	if err := o.commit.wait(reqs...); err != nil {
 		return err
 	}
 	buf := make([]byte, min(pieceBytes, mergeBytes, int64(len(entries))*m.store.layout.ChunkBytes))

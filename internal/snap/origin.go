@@ -136,38 +136,45 @@ func (o *Origin) ReadAt(p []byte, off int64) (int, error) {
 
 // WriteAt implements block.Device.
 func (o *Origin) WriteAt(p []byte, off int64) (int, error) {
-	if err := o.mutate(change{op: opWrite, off: off, length: int64(len(p)), data: p}); err != nil {
-		return 0, err
-	}
-	return len(p), nil
+	done, err := o.mutate(change{op: opWrite, off: off, length: int64(len(p)), data: p})
+	return int(done), err
 }
 
-// Discard implements block.Device.
+// Discard implements block.Device. It is not worth a snapshot's last chunks:
+// where there is no room for what it frees, nothing is freed.
 func (o *Origin) Discard(off, length int64) error {
-	return o.mutate(change{op: opDiscard, off: off, length: length})
+	_, err := o.mutate(change{op: opDiscard, off: off, length: length})
+	if LacksRoom(err) != nil {
+		return nil
+	}
+	return err
 }
 
 // WriteZeroes implements block.Device.
 func (o *Origin) WriteZeroes(off, length int64) error {
-	return o.mutate(change{op: opZeroes, off: off, length: length})
+	_, err := o.mutate(change{op: opZeroes, off: off, length: length})
+	return err
 }
 
-// mutate makes a change, as much at a time as begin takes.
-func (o *Origin) mutate(c change) error {
+// mutate makes a change, as much at a time as begin takes, and returns how much
+// it made.
+func (o *Origin) mutate(c change) (done int64, err error) {
 	if err := block.CheckRange(c.off, c.length, o.dev.Size()); err != nil {
-		return err
+		return 0, err
 	}
-	for c.length > 0 {
-		n, err := o.begin(c)
-		if err != nil {
-			return err
+	for done < c.length {
+		n, err := o.begin(c.part(c.off+done, c.end()))
+		switch {
+		case err == errCrowded: // waited for outside the gate, as is space below
+			o.commit.drain()
+		case err != nil:
+			return done, err
+		case n == 0:
+			o.commit.waitRoom()
 		}
-		if n == 0 {
-			o.commit.waitRoom() // outside the gate
-		}
-		c = c.part(c.off+n, c.end())
+		done += n
 	}
-	return nil
+	return done, nil
 }
 
 // begin makes the first n bytes of a change, or sees that they will be made:
@@ -217,10 +224,13 @@ func (o *Origin) beginBase(c change) (n int64, err error) {
 		return c.length, c.apply(o.dev)
 	}
 	if c.op == opWrite && c.off%block.SectorSize == 0 && c.length%block.SectorSize == 0 {
-		return o.commit.stage(c), nil
+		return o.commit.stage(c)
 	}
-	c = c.firstPiece()
-	return c.length, o.commit.wait(o.commit.enqueue(&request{change: c}))
+	r, err := o.commit.submit(c.firstPiece(), nil)
+	if err != nil {
+		return 0, err
+	}
+	return r.length, o.commit.wait(r)
 }
 
 // needsCopy reports whether a snapshot lacks a chunk of the range.

@@ -177,7 +177,7 @@ func (p *plan) nextArea() {
 		p.write("area", s.layout.AreaChunk(p.areaNo), p.area)
 	}
 	p.area, p.areaNo, p.used = make([]byte, len(s.area)), p.areaNo+1, 0
-	if s.layout.AreaChunk(p.areaNo) >= s.chunks && p.err == nil {
+	if s.layout.AreaChunk(p.areaNo) >= s.total() && p.err == nil {
 		p.err = errs.E(errs.NoSpace, "it overflowed: no room for exception area %d", p.areaNo)
 	}
 }
@@ -214,10 +214,11 @@ func (p *plan) finish() error {
 		return s.invalidate(p.err.Error())
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	for _, j := range p.jobs {
 		s.index.insert(j.Exception)
 	}
 	s.area, s.areaNo, s.used = p.area, p.areaNo, p.used
+	s.mu.Unlock()
+	s.tell()
 	return nil
 }

@@ -37,6 +37,7 @@ type committer struct {
 	worker sync.WaitGroup
 	active bool // a worker runs
 	free   []*page
+	room   int64 // how much weight the stores have room for, at least; see measure
 
 	// Commits that lost acknowledged writes, how many of them a flush has
 	// reported, and why the last one did.
@@ -61,6 +62,7 @@ type request struct {
 func (c *committer) init(dev block.Device, manual bool) {
 	c.dev, c.manual = dev, manual
 	c.turn.L = &c.mu
+	c.room = math.MaxInt64
 	c.timer = time.AfterFunc(math.MaxInt64, c.writeback)
 }
 
@@ -93,6 +95,7 @@ func (c *committer) attached(snaps []*Snapshot) uint64 {
 	defer c.mu.Unlock()
 	c.seal()
 	c.snaps = slices.Clone(snaps)
+	c.measure()
 	return c.seq
 }
 
@@ -105,21 +108,28 @@ func (c *committer) chunk() int64 {
 	return chunk
 }
 
-// stage takes as much of a write as there is room for, and returns how much
-// that is. The write must be aligned to sectors.
-func (c *committer) stage(ch change) (n int64) {
+// stage takes as much of a write as there is room for, in memory and in the
+// stores, and returns how much that is. The write must be aligned to sectors.
+func (c *committer) stage(ch change) (n int64, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	chunk := c.chunk()
 	for n < ch.length && c.weight() < stageBytes {
+		part, err := c.admit(ch.part(ch.off+n, ch.end()), nil)
+		if err != nil && n > 0 {
+			break
+		}
+		if err != nil {
+			return 0, err
+		}
 		g := c.open()
-		n += g.add(ch.part(ch.off+n, ch.end()), chunk, c.fresh)
+		n += g.add(part, chunk, c.fresh)
 		if g.weight >= batchBytes {
 			c.seal()
 			c.work()
 		}
 	}
-	return n
+	return n, nil
 }
 
 // weight returns the weight of all generations. The caller holds mu.
@@ -147,21 +157,28 @@ func (c *committer) fresh() *page {
 func (c *committer) enqueue(reqs ...*request) []*request {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.add(reqs...)
+	return reqs
+}
+
+// add is enqueue for who holds mu.
+func (c *committer) add(reqs ...*request) {
 	for _, r := range reqs {
 		g := c.open()
 		g.reqs = append(g.reqs, r)
-		chunk := c.chunk()
-		if g.weight += roundUp(r.end(), chunk) - r.off/chunk*chunk; g.weight >= batchBytes {
+		if g.weight += r.weight(c.chunk()); g.weight >= batchBytes {
 			c.seal()
 		}
 	}
-	return reqs
 }
+
+// weight is what the change's chunks of a size take, bytes.
+func (c change) weight(chunk int64) int64 { return roundUp(c.end(), chunk) - c.off/chunk*chunk }
 
 func roundUp(n, unit int64) int64 { return (n + unit - 1) / unit * unit }
 
 // wait returns when the requests have been made, with the first error.
-func (c *committer) wait(reqs []*request) error {
+func (c *committer) wait(reqs ...*request) error {
 	if len(reqs) == 0 {
 		return nil
 	}
@@ -266,6 +283,7 @@ func (c *committer) next() {
 	c.mu.Lock()
 	c.busy = false
 	c.gens = slices.Delete(c.gens, 0, 1)
+	c.measure()
 	if err != nil {
 		c.lost++
 		c.reason = err

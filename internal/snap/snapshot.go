@@ -21,6 +21,7 @@ type Snapshot struct {
 	size     int64
 	readOnly bool
 	birth    uint64 // the first generation that is not in the content
+	reserved bool   // see Reserve; guarded by committer.mu
 	detached atomic.Bool
 }
 
@@ -82,15 +83,14 @@ func (n *Snapshot) readRun(p []byte, r run) error {
 
 // WriteAt implements block.Device.
 func (n *Snapshot) WriteAt(p []byte, off int64) (int, error) {
-	if err := n.mutate(change{op: opWrite, off: off, length: int64(len(p)), data: p}); err != nil {
-		return 0, err
-	}
-	return len(p), nil
+	done, err := n.mutate(change{op: opWrite, off: off, length: int64(len(p)), data: p})
+	return int(done), err
 }
 
 // WriteZeroes implements block.Device.
 func (n *Snapshot) WriteZeroes(off, length int64) error {
-	return n.mutate(change{op: opZeroes, off: off, length: length})
+	_, err := n.mutate(change{op: opZeroes, off: off, length: length})
+	return err
 }
 
 // Discard implements block.Device. It is advice, and a snapshot never gives a
@@ -103,29 +103,32 @@ func (n *Snapshot) Discard(off, length int64) error {
 }
 
 // mutate changes what is excepted on the COW device, and sends the rest
-// through the committer, which excepts it first.
-func (n *Snapshot) mutate(c change) error {
+// through the committer, which excepts it first. It returns how much it made.
+func (n *Snapshot) mutate(c change) (done int64, err error) {
 	if n.readOnly {
-		return block.ErrReadOnly
+		return 0, block.ErrReadOnly
 	}
 	if err := block.CheckRange(c.off, c.length, n.size); err != nil {
-		return err
+		return 0, err
 	}
-	for c.length > 0 {
-		done, reqs, err := n.begin(c)
-		if err == nil {
-			err = n.origin.commit.wait(reqs)
+	for done < c.length {
+		made, req, err := n.begin(c.part(c.off+done, c.end()))
+		if req != nil {
+			err = n.origin.commit.wait(req)
 		}
-		if err != nil {
-			return err
+		switch {
+		case err == errCrowded:
+			n.origin.commit.drain()
+		case err != nil:
+			return done, err
 		}
-		c = c.part(c.off+done, c.end())
+		done += made
 	}
-	return nil
+	return done, nil
 }
 
-// begin makes the first done bytes of a change, or sees that they will be made.
-func (n *Snapshot) begin(c change) (done int64, reqs []*request, err error) {
+// begin makes the first made bytes of a change, or sees that they will be made.
+func (n *Snapshot) begin(c change) (made int64, req *request, err error) {
 	n.origin.gate.RLock()
 	defer n.origin.gate.RUnlock()
 	if err := n.usable(); err != nil {
@@ -136,8 +139,10 @@ func (n *Snapshot) begin(c change) (done int64, reqs []*request, err error) {
 	if r.excepted {
 		return c.length, nil, c.at(r.cow).apply(n.store.dev)
 	}
-	c = c.firstPiece()
-	return c.length, n.origin.commit.enqueue(&request{snap: n, change: c}), nil
+	if req, err = n.origin.commit.submit(c.firstPiece(), n); err != nil {
+		return 0, nil, err
+	}
+	return req.length, req, nil
 }
 
 // Flush implements block.Device.

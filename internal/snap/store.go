@@ -31,6 +31,8 @@ type Store struct {
 	unmarked bool // invalid, but the disk does not say so yet
 	failed   bool // a merge step failed
 	reason   string
+	mark     int64  // bytes allocated from which on reached is called, see Watch
+	reached  func() // nil if nobody watches
 }
 
 // Options is how Open treats a COW device.
@@ -213,6 +215,13 @@ func (s *Store) Grow() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.chunks = min(s.layout.Chunks(s.dev.Size()), 1<<32)
+}
+
+// total returns how many whole chunks the COW device has.
+func (s *Store) total() uint64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.chunks
 }
 
 // Count returns how many exceptions there are.

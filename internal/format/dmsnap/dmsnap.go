@@ -122,6 +122,14 @@ func (l Layout) stride() uint64 { return uint64(l.PerArea()) + 1 }
 // AreaChunk returns the chunk that holds the metadata of area k.
 func (l Layout) AreaChunk(k uint64) uint64 { return 1 + k*l.stride() }
 
+// AreasBelow returns how many areas' metadata lies below a chunk.
+func (l Layout) AreasBelow(chunk uint64) uint64 {
+	if chunk < 2 {
+		return 0
+	}
+	return (chunk-2)/l.stride() + 1
+}
+
 // IsData reports whether a chunk is neither header nor metadata.
 func (l Layout) IsData(chunk uint64) bool { return chunk >= FirstData && chunk%l.stride() != 1 }
 
