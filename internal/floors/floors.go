@@ -48,6 +48,8 @@ var Table = []Row{
 	{Path: "internal/snap", Holds: "the copy-on-write store over two devices; nothing of LVM", Documented: true,
 		Imports: []string{"internal/format/dmsnap", "internal/block/...", "internal/errs"}},
 	{Path: "internal/metastore", Holds: "reads, stages, commits and reverts a group's metadata"},
+	{Path: "internal/forecast", Holds: "what a snapshot will need, from writes that were watched", Pure: true, Documented: true,
+		Imports: []string{"internal/volume", "internal/errs"}},
 	{Path: "internal/format/vgtext", Holds: "LVM2's metadata text to and from the model", Pure: true, Documented: true},
 	{Path: "internal/volume", Holds: "the model of a volume group, and allocation", Pure: true, Documented: true,
 		Imports: []string{"internal/format/config", "internal/errs"}},
