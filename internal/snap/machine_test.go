@@ -2,6 +2,7 @@ package snap
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -48,9 +49,12 @@ func (c *content) sector(s int64) []byte {
 
 func (c *content) flushed() { clear(c.older) }
 
-// settle compares what was read with what may be there. With uncertain, older
-// versions count as well; they are gone afterwards: what was read is what is.
-func (c *content) settle(got []byte, uncertain bool) error {
+// differs compares what was read with what may be there. With uncertain, older
+// versions count as well.
+func (c *content) differs(got []byte, uncertain bool) error {
+	if bytes.Equal(got, c.cur) {
+		return nil
+	}
 	for s := int64(0); s*sector < int64(len(got)); s++ {
 		g := got[s*sector : min((s+1)*sector, int64(len(got)))]
 		ok := bytes.Equal(g, c.sector(s)) ||
@@ -59,15 +63,34 @@ func (c *content) settle(got []byte, uncertain bool) error {
 			return fmt.Errorf("sector %d is %x..., want %x... (%d older versions)", s, g[:4], c.sector(s)[:4], len(c.older[s]))
 		}
 	}
-	if uncertain {
+	return nil
+}
+
+// settle is differs behind a power cut: what was read is what there is.
+func (c *content) settle(got []byte) error {
+	err := c.differs(got, true)
+	if err == nil {
 		copy(c.cur, got)
 		c.flushed()
 	}
-	return nil
+	return err
+}
+
+// learn is differs behind an error: what was read is what one reads now, and
+// any of the older versions may still be what a power cut leaves.
+func (c *content) learn(got []byte) error {
+	err := c.differs(got, true)
+	for s := int64(0); s*sector < int64(len(got)) && err == nil; s++ {
+		if g := got[s*sector : min((s+1)*sector, int64(len(got)))]; !bytes.Equal(g, c.sector(s)) {
+			c.write(s*sector, g)
+		}
+	}
+	return err
 }
 
 // slot is a place for a snapshot: a COW disk and what is on it.
 type slot struct {
+	name     string
 	disk     *window
 	size     int64 // of the snapshot
 	chunk    int64
@@ -88,9 +111,12 @@ type machine struct {
 	slots []*slot
 	o     *Origin
 	data  *content // of the origin as its user sees it
-	gen   byte
+	gen   uint16
 	log   []string
 	align int64 // of offsets and lengths, bytes
+	buf   []byte
+
+	broken error // a promise that content does not tell
 
 	lively bool // with goroutines, and an order of operations that varies
 }
@@ -98,8 +124,8 @@ type machine struct {
 // newMachine starts with an origin of zeroes and unused COW disks.
 func newMachine(rng *rand.Rand, origin block.Device, cows []block.Device) *machine {
 	m := &machine{rng: rng, disk: origin, data: newContent(make([]byte, origin.Size())), align: sector}
-	for _, d := range cows {
-		m.slots = append(m.slots, &slot{disk: newWindow(d, d.Size())})
+	for i, d := range cows {
+		m.slots = append(m.slots, &slot{name: fmt.Sprintf("cow%d", i), disk: newWindow(d, d.Size())})
 	}
 	m.o = m.newOrigin()
 	return m
@@ -124,6 +150,7 @@ func (m *machine) step() error {
 		{10, "burst", m.burst},
 		{8, "write snapshot", m.writeSnapshot},
 		{4, "zero", m.zero},
+		{2, "discard", m.discard},
 		{6, "flush", m.flush},
 		{5, "attach", m.attach},
 		{1, "detach", m.detach},
@@ -142,10 +169,15 @@ func (m *machine) step() error {
 			m.log = append(m.log, o.name)
 			err := o.run()
 			m.bury(err)
-			return err
+			return cmp.Or(m.broken, err)
 		}
 	}
 	panic("unreachable")
+}
+
+// note adds to what the log says of the operation under way.
+func (m *machine) note(format string, args ...any) {
+	m.log[len(m.log)-1] += fmt.Sprintf(" "+format, args...)
 }
 
 // bury notes which snapshots are dead. One that died in an operation that
@@ -158,7 +190,7 @@ func (m *machine) bury(err error) {
 		}
 		switch overflowed := strings.Contains(s.store.reason, "overflowed"); {
 		case s.strict && strings.HasPrefix(s.store.reason, "it overflowed:"):
-			panic("a store that must not overflow did: " + s.store.reason)
+			m.broken = fmt.Errorf("%s must not overflow, and did: %s", s.name, s.store.reason)
 		case err == nil && !s.store.unmarked:
 			s.dead = true
 		case overflowed || !errors.Is(err, crash.ErrPowerCut):
@@ -167,25 +199,32 @@ func (m *machine) bury(err error) {
 	}
 }
 
-// clone returns the machine as it is, on other disks that hold what a power
-// cut left, switched off.
-func (m *machine) clone(disks []*crash.Disk) *machine {
+// on returns the machine as it is, on other disks that hold what a power cut
+// left, switched off. The two share the model: it is for a look.
+func (m *machine) on(disks []*crash.Disk) *machine {
 	c := *m
-	c.rng = rand.New(rand.NewPCG(m.rng.Uint64(), 0))
-	c.disk, c.o, c.log, c.data = disks[0], nil, slices.Clone(m.log), m.data.clone()
-	c.slots = nil
+	c.disk, c.o, c.slots = disks[0], nil, nil
 	for i, s := range m.slots {
 		n := *s
 		n.disk, n.store = newWindow(disks[i+1], s.disk.Size()), nil
-		if s.fileData != nil {
-			n.fileData = s.fileData.clone()
-		}
-		if s.merging { // the origin's user sees the snapshot's content
-			n.fileData = c.data
-		}
 		c.slots = append(c.slots, &n)
 	}
 	return &c
+}
+
+// clone is on for a machine that goes on by itself.
+func (m *machine) clone(disks []*crash.Disk, rng *rand.Rand) *machine {
+	c := m.on(disks)
+	c.rng, c.log, c.data = rng, slices.Clone(m.log), m.data.clone()
+	for _, s := range c.slots {
+		if s.fileData != nil {
+			s.fileData = s.fileData.clone()
+		}
+		if s.merging { // the origin's user sees the snapshot's content
+			s.fileData = c.data
+		}
+	}
+	return c
 }
 
 func (m *machine) rangeIn(size int64) (off, length int64) {
@@ -198,18 +237,22 @@ func (m *machine) rangeIn(size int64) (off, length int64) {
 	return off, length
 }
 
-func (m *machine) bytes(n int64) []byte {
+// bytes returns what is to be written at off: different for each write and
+// sector.
+func (m *machine) bytes(off, n int64) []byte {
 	m.gen++
 	p := make([]byte, n)
 	for i := range p {
-		p[i] = m.gen
+		at := off + int64(i)
+		p[i] = byte(m.gen>>(at%2*8)) + byte(at/sector*37)
 	}
 	return p
 }
 
 func (m *machine) writeOrigin() error {
 	off, n := m.rangeIn(m.o.Size())
-	return m.admitted(m.o, m.data, m.bytes(n), off)
+	m.note("%d+%d", off, n)
+	return m.admitted(m.o, m.data, m.bytes(off, n), off)
 }
 
 // alive returns a random attached snapshot that has not died, nil if none.
@@ -232,7 +275,8 @@ func (m *machine) writeSnapshot() error {
 		return nil
 	}
 	off, n := m.rangeIn(s.size)
-	err := m.admitted(s.snap, s.fileData, m.bytes(n), off)
+	m.note("%s %d+%d", s.name, off, n)
+	err := m.admitted(s.snap, s.fileData, m.bytes(off, n), off)
 	if s.store.err() != nil {
 		return nil // it overflowed, which is no device's error
 	}
@@ -241,6 +285,7 @@ func (m *machine) writeSnapshot() error {
 
 func (m *machine) zero() error {
 	off, n := m.rangeIn(m.o.Size())
+	m.note("%d+%d", off, n)
 	m.data.write(off, make([]byte, n))
 	for {
 		err := m.o.WriteZeroes(off, n)
@@ -250,6 +295,32 @@ func (m *machine) zero() error {
 		}
 		m.makeRoom(no)
 	}
+}
+
+// discard is advice: each sector may read as before or as zeroes, at once, after
+// a power cut, and for good once that has been flushed.
+func (m *machine) discard() error {
+	off, n := m.rangeIn(m.o.Size())
+	off, n = off/sector*sector, n/sector*sector
+	m.note("%d+%d", off, n)
+	m.data.write(off, make([]byte, n))
+	if err := m.o.Discard(off, n); err != nil {
+		return err
+	}
+	got := make([]byte, n)
+	if _, err := m.o.ReadAt(got, off); err != nil {
+		return err
+	}
+	for at := int64(0); at < n; at += sector {
+		s := (off + at) / sector
+		now, was := got[at:][:sector], m.data.older[s][len(m.data.older[s])-1]
+		if bytes.Equal(now, was) {
+			m.data.write(off+at, now)
+		} else if !bytes.Equal(now, m.data.sector(s)) {
+			return fmt.Errorf("discarded sector %d is %x..., was %x...", s, now[:4], was[:4])
+		}
+	}
+	return nil
 }
 
 // burst gives the committer several requests in one batch, as parallel
@@ -266,13 +337,19 @@ func (m *machine) burst() error {
 			target, snap, size = s.fileData, s.snap, s.size
 		}
 		off, n := m.rangeIn(size)
-		if slices.ContainsFunc(reqs, func(r *request) bool { return r.snap == snap && off < r.end() && r.off < off+n }) {
+		if slices.ContainsFunc(reqs, func(r *request) bool {
+			return r.snap == snap && off/sector <= (r.end()-1)/sector && r.off/sector <= (off+n-1)/sector
+		}) {
 			continue // what overlaps in a batch has no order
 		}
-		p := m.bytes(n)
+		p := m.bytes(off, n)
 		r, err := m.o.commit.submit(change{op: opWrite, off: off, length: n, data: p}, snap)
 		if err != nil {
 			continue // crowded, or no room at all
+		}
+		m.note("%d+%d", off, n)
+		if snap != nil {
+			m.note("of %s", s.name)
 		}
 		target.write(off, r.data)
 		reqs = append(reqs, r)
@@ -314,6 +391,7 @@ func (m *machine) attach() error {
 	s.dead, s.mayDie = false, false
 	s.strict = m.rng.IntN(2) == 0
 	s.disk.size.Store(max(24<<10, s.disk.Device.Size()>>m.rng.IntN(3)))
+	m.note("%s, chunks of %d", s.name, s.chunk)
 	if err := Format(s.disk, s.chunk); err != nil {
 		return err
 	}
@@ -343,6 +421,7 @@ func (m *machine) open(s *slot) error {
 func (m *machine) detach() error {
 	s := m.slots[m.rng.IntN(len(m.slots))]
 	if s.snap != nil {
+		m.note("%s", s.name)
 		m.o.Detach(s.snap)
 		s.snap = nil
 	}
@@ -354,6 +433,7 @@ func (m *machine) startMerge() error {
 	if s == nil || m.o.merge != nil {
 		return nil
 	}
+	m.note("of %s", s.name)
 	if err := m.flush(); err != nil || s.store.err() != nil {
 		return err // what was staged may have made it overflow
 	}
@@ -369,6 +449,7 @@ func (m *machine) mergeStep() error {
 		return nil
 	}
 	left, err := m.o.MergeStep()
+	m.note("left %d (%v)", left, err)
 	if no := LacksRoom(err); no != nil {
 		m.makeRoom(no)
 		return nil
@@ -393,7 +474,10 @@ func (m *machine) restart() error {
 		return err
 	}
 	m.o.commit.worker.Wait()
-	return m.boot()
+	if err = m.boot(); errors.Is(err, errInjected) { // which fails once
+		err = m.boot()
+	}
+	return err
 }
 
 // boot opens everything from the disks as they are.
@@ -414,26 +498,59 @@ func (m *machine) boot() error {
 }
 
 // check reads everything and compares it with the model.
-func (m *machine) check(uncertain bool) error {
-	got := make([]byte, m.o.Size())
-	if _, err := m.o.ReadAt(got, 0); err != nil {
-		return fmt.Errorf("origin: %w", err)
+func (m *machine) check() error {
+	return m.compare(func(c *content, got []byte) error { return c.differs(got, false) })
+}
+
+// recovered boots after a power cut: the model learns what is there.
+func (m *machine) recovered() error {
+	err := m.boot()
+	if errors.Is(err, errInjected) { // which fails once
+		err = m.boot()
 	}
-	if err := m.data.settle(got, uncertain); err != nil {
+	if err != nil {
+		return err
+	}
+	return m.compare((*content).settle)
+}
+
+// looks boots after a power cut and leaves the model as it is.
+func (m *machine) looks() error {
+	if err := m.boot(); err != nil {
+		return err
+	}
+	return m.compare(func(c *content, got []byte) error { return c.differs(got, true) })
+}
+
+// failed is for after an operation that failed, and may be done in part.
+func (m *machine) failed() error { return m.compare((*content).learn) }
+
+// compare reads everything and has it compared with the model.
+func (m *machine) compare(with func(c *content, got []byte) error) error {
+	if err := m.read(m.o, m.data, with); err != nil {
 		return fmt.Errorf("origin: %w", err)
 	}
 	for i, s := range m.slots {
 		if s.snap == nil {
 			continue
 		}
-		if err := m.checkSnapshot(s, uncertain); err != nil {
+		if err := m.compareSnapshot(s, with); err != nil {
 			return fmt.Errorf("snapshot %d (chunk %d): %w", i, s.chunk, err)
 		}
 	}
 	return nil
 }
 
-func (m *machine) checkSnapshot(s *slot, uncertain bool) error {
+func (m *machine) read(d block.Device, c *content, with func(c *content, got []byte) error) error {
+	size := int(d.Size())
+	m.buf = slices.Grow(m.buf[:0], size)[:size]
+	if _, err := d.ReadAt(m.buf, 0); err != nil {
+		return err
+	}
+	return with(c, m.buf)
+}
+
+func (m *machine) compareSnapshot(s *slot, with func(c *content, got []byte) error) error {
 	switch err := s.store.err(); {
 	case err != nil && (s.dead || s.mayDie):
 		return nil
@@ -442,9 +559,5 @@ func (m *machine) checkSnapshot(s *slot, uncertain bool) error {
 	case s.dead:
 		return fmt.Errorf("overflowed, and is valid again")
 	}
-	got := make([]byte, s.size)
-	if _, err := s.snap.ReadAt(got, 0); err != nil {
-		return err
-	}
-	return s.fileData.settle(got, uncertain)
+	return m.read(s.snap, s.fileData, with)
 }

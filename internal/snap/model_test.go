@@ -33,7 +33,7 @@ func TestRandomHistories(t *testing.T) {
 				t.Fatalf("seed %d, run %d, step %d: %v\n%s", seed, i, step, err, strings.Join(m.log, ", "))
 			}
 			if step%10 == 9 {
-				if err := m.check(false); err != nil {
+				if err := m.check(); err != nil {
 					t.Fatalf("seed %d, run %d, step %d: %v\n%s", seed, i, step, err, strings.Join(m.log, ", "))
 				}
 			}

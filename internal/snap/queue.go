@@ -33,7 +33,7 @@ type committer struct {
 	snaps  []*Snapshot   // that new generations copy out for
 	seq    uint64        // of the next generation
 	busy   bool          // a commit is under way
-	timer  *time.Timer   // of the writeback
+	timer  *time.Timer   // of the writeback; nil if manual
 	worker sync.WaitGroup
 	active bool // a worker runs
 	free   []*page
@@ -63,7 +63,9 @@ func (c *committer) init(dev block.Device, manual bool) {
 	c.dev, c.manual = dev, manual
 	c.turn.L = &c.mu
 	c.room = math.MaxInt64
-	c.timer = time.AfterFunc(math.MaxInt64, c.writeback)
+	if !manual {
+		c.timer = time.AfterFunc(math.MaxInt64, c.writeback)
+	}
 }
 
 // open returns the generation that takes new writes. The caller holds mu.
@@ -261,7 +263,9 @@ func (c *committer) writeback() {
 // close commits everything and ends the goroutines.
 func (c *committer) close() error {
 	err := c.flush()
-	c.timer.Stop()
+	if c.timer != nil {
+		c.timer.Stop()
+	}
 	c.worker.Wait()
 	return err
 }

@@ -104,6 +104,7 @@ func (d *Disk) change(kind string, p []byte, off, length int64) error {
 	by, err := d.submit(kind, p, off, length)
 	if by != nil {
 		d.complete(by)
+		d.world.tell(by.op)
 	}
 	return err
 }
@@ -222,16 +223,21 @@ func (d *Disk) Flush() error {
 	d.world.mu.Lock()
 	before := d.world.clock
 	d.world.mu.Unlock()
-	return d.flush(before)
+	n, err := d.flush(before)
+	d.world.tell(n)
+	return err
 }
 
-// flush makes durable what had returned when the clock stood at before.
-func (d *Disk) flush(before int64) error {
+// flush makes durable what had returned when the clock stood at before. It
+// returns the number of the operation.
+func (d *Disk) flush(before int64) (int64, error) {
 	d.world.mu.Lock()
 	defer d.world.mu.Unlock()
-	if _, err := d.world.begin("flush", d, 0, 0); err != nil {
-		return err
+	n, err := d.world.begin("flush", d, 0, 0)
+	if err != nil {
+		return n, err
 	}
+	clear(d.world.yielded)
 	for s, vs := range d.unsynced {
 		covered := len(vs)
 		for covered > 0 && vs[covered-1].by.returned >= before {
@@ -242,7 +248,7 @@ func (d *Disk) flush(before int64) error {
 		}
 		// The older ones are overwritten, also those still in flight.
 		if _, err := d.durable.WriteAt(vs[covered-1].data, s*block.SectorSize); err != nil {
-			return err
+			return n, err
 		}
 		if covered == len(vs) {
 			delete(d.unsynced, s)
@@ -250,7 +256,7 @@ func (d *Disk) flush(before int64) error {
 			d.unsynced[s] = vs[covered:]
 		}
 	}
-	return nil
+	return n, nil
 }
 
 // Extents implements block.Device. What is in the cache counts as data.

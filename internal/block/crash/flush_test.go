@@ -59,7 +59,7 @@ func TestFlushCoversOnlyWhatReturned(t *testing.T) {
 	w4 := submit(4)
 	before := d.world.clock
 	d.complete(w4)
-	if err := d.flush(before); err != nil {
+	if _, err := d.flush(before); err != nil {
 		t.Fatal(err)
 	}
 	may("4 returned while the flush ran", 3, 4)

@@ -85,28 +85,72 @@ func Random(rng *rand.Rand) Policy {
 func (w *World) Reboot(p Policy) []*Disk {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	next := NewWorld()
-	for _, d := range w.disks {
-		d.survive(next.add(d.name, d.durable.Clone()), p)
-	}
-	return next.disks
+	caches := w.caches()
+	caches.choose(p)
+	return caches.reboot(w)
 }
 
-// survive writes to a copy of what is durable what the policy lets survive.
-func (d *Disk) survive(to *Disk, p Policy) {
-	s := Sector{Disk: d.name}
-	for _, s.Number = range d.unsyncedIn(0, d.Size()) {
-		vs := d.unsynced[s.Number]
-		s.Ops = s.Ops[:0]
-		for _, v := range vs {
-			s.Ops = append(s.Ops, v.by.op)
-		}
-		if i := p(s); i > 0 {
-			if _, err := to.durable.WriteAt(vs[i-1].data, s.Number*block.SectorSize); err != nil {
-				panic(err) // memory does not fail, and the sector is within the disk
+// caches is all that is unflushed at a moment, in order of disk and sector, and
+// for each sector what was chosen for it.
+type caches struct {
+	sectors  []Sector
+	disk     []int // by index in World.disks
+	versions [][]version
+	chosen   []int
+	ops      int // operations until then
+}
+
+// caches returns what is unflushed. w.mu is held.
+func (w *World) caches() *caches {
+	c := &caches{ops: len(w.log)}
+	for i, d := range w.disks {
+		for _, no := range d.unsyncedIn(0, d.Size()) {
+			vs := d.unsynced[no]
+			s := Sector{Disk: d.name, Number: no, Ops: make([]int64, len(vs))}
+			for j, v := range vs {
+				s.Ops[j] = v.by.op
 			}
+			c.sectors, c.disk, c.versions = append(c.sectors, s), append(c.disk, i), append(c.versions, vs)
 		}
 	}
+	c.chosen = make([]int, len(c.sectors))
+	return c
+}
+
+// choose lets the policy choose, and returns a fingerprint of what it chose.
+func (c *caches) choose(p Policy) (print uint64) {
+	for i, s := range c.sectors {
+		c.chosen[i] = p(s)
+		if n := c.chosen[i]; n > 0 {
+			print += mix(uint64(c.disk[i])<<56 ^ uint64(s.Number)<<24 ^ uint64(s.Ops[n-1]))
+		}
+	}
+	return print
+}
+
+// mix is the finalizer of splitmix64: bits that differ spread over all.
+func mix(x uint64) uint64 {
+	x += 0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+// reboot makes disks of what is durable and what was chosen. w.mu is held.
+func (c *caches) reboot(w *World) []*Disk {
+	next := NewWorld()
+	for _, d := range w.disks {
+		next.add(d.name, d.durable.Clone())
+	}
+	for i, n := range c.chosen {
+		if n == 0 {
+			continue
+		}
+		if _, err := next.disks[c.disk[i]].durable.WriteAt(c.versions[i][n-1].data, c.sectors[i].Number*block.SectorSize); err != nil {
+			panic(err) // memory does not fail, and the sector is within the disk
+		}
+	}
+	return next.disks
 }
 
 // Unsynced returns the operations, in order, of which something is unflushed.
@@ -168,4 +212,56 @@ func (w *World) Reboots(rng *rand.Rand, random int) iter.Seq2[string, []*Disk] {
 			}
 		}
 	}
+}
+
+// Cuts yields reboots like Reboots, but none that came out the same as one that
+// it has yielded since the last flush of any disk: what a power cut may leave is
+// worth looking at again only when more has been promised. It is for a Watch, in
+// which one moment differs from that before by one operation. It yields at most
+// so many of the Extremes, at random, and then at most so many Random ones.
+func (w *World) Cuts(rng *rand.Rand, extremes, random int) iter.Seq2[string, []*Disk] {
+	return func(yield func(string, []*Disk) bool) {
+		var c *caches
+		fresh := func(p Policy) (disks []*Disk) {
+			c, disks = w.fresh(c, p)
+			return disks
+		}
+		var names []string
+		var policies []Policy
+		for name, p := range w.Extremes() {
+			names, policies = append(names, name), append(policies, p)
+		}
+		for _, i := range rng.Perm(len(policies)) {
+			if extremes == 0 {
+				break
+			}
+			if disks := fresh(policies[i]); disks != nil {
+				extremes--
+				if !yield(names[i], disks) {
+					return
+				}
+			}
+		}
+		for i := range random {
+			if disks := fresh(Random(rng)); disks != nil && !yield(fmt.Sprintf("random choice %d", i), disks) {
+				return
+			}
+		}
+	}
+}
+
+// fresh returns a reboot unless Cuts has yielded the same, and the caches, which
+// serve again as long as there is no operation.
+func (w *World) fresh(c *caches, p Policy) (*caches, []*Disk) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if c == nil || c.ops != len(w.log) {
+		c = w.caches()
+	}
+	print := c.choose(p)
+	if w.yielded[print] {
+		return c, nil
+	}
+	w.yielded[print] = true
+	return c, c.reboot(w)
 }

@@ -23,8 +23,13 @@ type World struct {
 	down   bool
 	faults map[int64]error
 	fired  int
+	watch  func(op int64)
 
 	clock int64 // counts writes that returned
+
+	// yielded has fingerprints of the reboots that Cuts has yielded since the
+	// last flush of any disk.
+	yielded map[uint64]bool
 }
 
 // operation is a line of a world's log.
@@ -35,7 +40,7 @@ type operation struct {
 }
 
 // NewWorld returns a world without disks.
-func NewWorld() *World { return &World{faults: make(map[int64]error)} }
+func NewWorld() *World { return &World{faults: make(map[int64]error), yielded: make(map[uint64]bool)} }
 
 // New returns a disk of size bytes, all zeroes, in a world of its own.
 func New(size int64) *Disk { return NewWorld().NewDisk("disk", size) }
@@ -102,6 +107,26 @@ func (w *World) Fired() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.fired
+}
+
+// Watch calls f behind every operation while the power is on, with its number,
+// in the goroutine that did it and before its call returns: in time to look at
+// what a power cut in this moment would leave. It is for a start, before the
+// disks are used; nil ends it.
+func (w *World) Watch(f func(op int64)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.watch = f
+}
+
+// tell calls the watch.
+func (w *World) tell(op int64) {
+	w.mu.Lock()
+	f, down := w.watch, w.down
+	w.mu.Unlock()
+	if f != nil && !down {
+		f(op)
+	}
 }
 
 // Op describes operation n, for messages: "3: write pv0 4096+512".
