@@ -28,6 +28,8 @@ type Options struct {
 
 	// Manual is snap.OriginOptions.Manual.
 	Manual bool
+
+	stepped bool // merges go on only by Group.step: for simulations
 }
 
 // Group is a volume group that this process owns. Its methods may be called in
@@ -125,6 +127,15 @@ func (g *Group) isClosed() bool {
 	return g.closed
 }
 
+// familyList returns the active families in order of name. The caller holds mu.
+func (g *Group) familyList() []*family {
+	var list []*family
+	for _, name := range slices.Sorted(maps.Keys(g.families)) {
+		list = append(list, g.families[name])
+	}
+	return list
+}
+
 // Model returns the committed metadata, which nobody may alter.
 func (g *Group) Model() *volume.Group {
 	g.mu.Lock()
@@ -155,7 +166,7 @@ func (g *Group) Close() error {
 	defer g.unlock()
 	g.mu.Lock()
 	g.closed = true
-	families := slices.Collect(maps.Values(g.families))
+	families := g.familyList()
 	g.families, g.volumes = map[string]*family{}, map[string]*vol{}
 	g.mu.Unlock()
 	var problems []error

@@ -159,7 +159,7 @@ func (f *family) errMerging(v *vol) error {
 // holds changes and mu.
 func (g *Group) startMerging(f *family) {
 	m := f.merge
-	if m == nil || !m.started || m.done != nil {
+	if m == nil || !m.started || m.done != nil || g.opts.stepped {
 		return
 	}
 	var ctx context.Context
@@ -185,17 +185,22 @@ func (f *family) stopMerge() {
 func (g *Group) runMerge(ctx context.Context, f *family, m *merge, done chan struct{}) {
 	defer close(done)
 	defer m.cancel()
-	for ctx.Err() == nil {
-		left, err := f.origin.MergeStep()
-		if err != nil {
-			g.opts.Log.Error("merge stopped", "snapshot", m.vol.name, "origin", f.top.name, "err", err)
-			return
-		}
-		if left == 0 {
-			g.finishMerge(ctx, f, m)
-			return
-		}
+	for ctx.Err() == nil && g.step(ctx, f, m) {
 	}
+}
+
+// step moves a merge by one step and reports whether more are to follow.
+func (g *Group) step(ctx context.Context, f *family, m *merge) bool {
+	left, err := f.origin.MergeStep()
+	if err != nil {
+		g.opts.Log.Error("merge stopped", "snapshot", m.vol.name, "origin", f.top.name, "err", err)
+		return false
+	}
+	if left == 0 {
+		g.finishMerge(ctx, f, m)
+		return false
+	}
+	return true
 }
 
 // finishMerge removes a snapshot of which nothing is left to merge. Until the

@@ -2,7 +2,9 @@ package engine
 
 import (
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 
 	"cowl/internal/block"
 	"cowl/internal/errs"
@@ -27,50 +29,87 @@ var actions = []action{
 	{"hold", 3, (*sim).hold},
 	{"release", 4, (*sim).release},
 	{"merge", 6, (*sim).merge},
+	{"step", 6, (*sim).step},
 	{"await", 4, (*sim).await},
 	{"restart", 3, (*sim).restart},
 	{"reactivate", 2, (*sim).reactivate},
 }
 
 // run does so many actions and looks at everything behind each.
-func (s *sim) run(steps int, done map[string]int) {
-	s.t.Helper()
+func (s *sim) run(steps int, done map[string]int) error {
+	err := s.action(func() { s.start() })
+	for len(s.log) < steps && err == nil {
+		err = s.action(func() {
+			a := s.draw()
+			if a.do(s) {
+				done[a.name]++
+			}
+			if s.broken() { // and the action did not mind
+				panic(powerCut{})
+			}
+			s.observe()
+		})
+	}
+	if err != nil {
+		return err
+	}
+	return s.action(func() {
+		for _, name := range slices.Sorted(maps.Keys(s.open)) {
+			s.close(name)
+		}
+		if err := s.g.Close(); err != nil {
+			s.fail("close: %v", err)
+		}
+	})
+}
+
+// action does something, and if the power was cut in it goes on from there.
+func (s *sim) action(do func()) (err error) {
+	defer func() {
+		switch p := recover().(type) {
+		case nil:
+		case failure:
+			err = p.error
+		default:
+			panic(p)
+		}
+		if err == nil && s.cuts != nil && s.cuts.wrong != nil {
+			err = fmt.Errorf("%w\nafter\n%s", s.cuts.wrong, strings.Join(s.log, "\n"))
+		}
+	}()
+	if survives(do) {
+		s.powerFailed()
+	}
+	return nil
+}
+
+// survives reports whether the power was cut.
+func survives(do func()) (cut bool) {
+	defer func() {
+		switch p := recover().(type) {
+		case nil:
+		case powerCut:
+			cut = true
+		default:
+			panic(p)
+		}
+	}()
+	do()
+	return false
+}
+
+func (s *sim) draw() action {
 	total := 0
 	for _, a := range actions {
 		total += a.weight
 	}
-	for len(s.log) < steps {
-		n := s.pick(total)
-		i := slices.IndexFunc(actions, func(a action) bool { n -= a.weight; return n < 0 })
-		if actions[i].do(s) {
-			done[actions[i].name]++
-		}
-		s.observe()
-		s.mu.Lock()
-		wrong := s.wrong
-		s.mu.Unlock()
-		if wrong != nil {
-			s.fail("%v", wrong)
-		}
-	}
-	for name := range s.open {
-		s.close(name)
-	}
-	if err := s.g.Close(); err != nil {
-		s.fail("close: %v", err)
-	}
+	n := s.pick(total)
+	return actions[slices.IndexFunc(actions, func(a action) bool { n -= a.weight; return n < 0 })]
 }
 
-// pick draws a number; the generator is shared with the looks at crashes.
-func (s *sim) pick(n int) int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.rng.IntN(n)
-}
+func (s *sim) pick(n int) int { return s.rng.IntN(n) }
 
 func (s *sim) bytes(n int) []byte {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	b := make([]byte, n)
 	for i := range b {
 		b[i] = byte(s.rng.Uint32())
@@ -83,7 +122,7 @@ func (s *sim) bytes(n int) []byte {
 func (s *sim) observe() {
 	for _, name := range s.state.names(func(lv *simLV) bool { return lv.merging }) {
 		if s.g.Model().LV(name) == nil {
-			s.with(func(st *simState) { st.merged(name) })
+			s.state.merged(name)
 		}
 	}
 	status := s.g.Status()
@@ -100,11 +139,11 @@ func (s *sim) observe() {
 			if len(lv.may) <= lv.room {
 				s.fail("%s is invalid with at most %d chunks in room for %d", name, len(lv.may), lv.room)
 			}
-			s.with(func(*simState) { lv.invalid = true })
+			lv.invalid = true
 		}
 	}
 	for _, name := range s.state.names(func(lv *simLV) bool { return !lv.merging && !lv.delayed }) {
-		if problem := s.state.lvs[name].check(s.g, status.LVs[name], false); problem != "" {
+		if problem := s.state.lvs[name].check(s.g, status.LVs[name], false, false); problem != "" {
 			s.fail("%s: %s", name, problem)
 		}
 	}
@@ -193,7 +232,7 @@ func (s *sim) write() bool {
 	}
 	p := s.bytes(n)
 	s.note("write %s %d+%d", name, off, n)
-	s.with(func(st *simState) { st.write(name, p, off) })
+	s.state.write(name, p, off)
 	s.request(name, func(d block.Device) error { _, err := d.WriteAt(p, int64(off)); return err })
 	return true
 }
@@ -207,7 +246,7 @@ func (s *sim) zero() bool {
 	off := s.pick(size/sector) * sector
 	n := min(size-off, (1+s.pick(32))*sector)
 	s.note("zero %s %d+%d", name, off, n)
-	s.with(func(st *simState) { st.write(name, make([]byte, n), off) })
+	s.state.write(name, make([]byte, n), off)
 	s.request(name, func(d block.Device) error { return d.WriteZeroes(int64(off), int64(n)) })
 	return true
 }
@@ -222,7 +261,7 @@ func (s *sim) flush() bool {
 	if err := d.Flush(); err != nil && !s.mayOverflow(name) {
 		s.fail("flush %s: %v", name, err)
 	}
-	s.with(func(st *simState) { st.lvs[name].flushed() })
+	s.state.lvs[name].flushed()
 	s.released(name, d)
 	return true
 }
@@ -250,19 +289,19 @@ func (s *sim) snapshot() bool {
 	if len(origins) == 0 || len(s.state.lvs) >= 8 {
 		return false
 	}
-	s.mu.Lock()
 	s.rng.Shuffle(len(origins), func(i, j int) { origins[i], origins[j] = origins[j], origins[i] })
-	s.mu.Unlock()
 	origins = origins[:1+s.pick(min(2, len(origins)))]
-	if s.g.Model().Free() < volume.Extents(2*len(origins)) {
+	if s.g.Model().Free() < volume.Extents(12*len(origins)) {
 		return false
 	}
 	var specs []volume.SnapshotSpec
 	for i, origin := range origins {
+		chunk := 8 << s.pick(3) // sectors; may be larger than an extent
+		least := (3*chunk*sector + simExtent - 1) / simExtent
 		specs = append(specs, volume.SnapshotSpec{
 			Origin: origin, Name: fmt.Sprintf("s%d_%d", len(s.log), i),
-			Size:      volume.Size{Extents: volume.Extents(1 + s.pick(2))},
-			ChunkSize: volume.Sectors(8 << s.pick(2)),
+			Size:      volume.Size{Extents: volume.Extents(least + s.pick(5))},
+			ChunkSize: volume.Sectors(chunk),
 		})
 	}
 	s.note("lvcreate -s %+v", specs)
@@ -361,9 +400,24 @@ func (s *sim) await() bool {
 	names := s.state.names(func(lv *simLV) bool { return lv.merging })
 	for _, name := range names {
 		s.note("await %s", name)
-		until(s.t, name+" has been merged", func() bool { return s.g.Model().LV(name) == nil })
+		if s.cuts == nil {
+			until(outside{}, name+" has been merged", func() bool { return s.g.Model().LV(name) == nil })
+		} else if err := stepToTheEnd(s.g, s.state.lvs[name].origin, name); err != nil {
+			s.fail("%v", err)
+		}
 	}
 	return len(names) > 0
+}
+
+// step moves a merge on where nobody else does.
+func (s *sim) step() bool {
+	name := s.one(func(lv *simLV) bool { return lv.merging })
+	if name == "" || s.cuts == nil {
+		return false
+	}
+	s.note("step %s", name)
+	step(s.g, s.state.lvs[name].origin)
+	return true
 }
 
 // restart closes everything, which flushes it, and begins anew.
@@ -384,12 +438,10 @@ func (s *sim) restart() bool {
 // restarted is what the model makes of a flush of everything, and of an
 // activation.
 func (s *sim) restarted() {
-	s.with(func(st *simState) {
-		for _, lv := range st.lvs {
-			lv.flushed()
-		}
-		*st = *st.afterCrash()
-	})
+	for _, lv := range s.state.lvs {
+		lv.flushed()
+	}
+	s.state = s.state.afterCrash()
 }
 
 func (s *sim) reactivate() bool {

@@ -12,7 +12,8 @@ import (
 // simState is what a group should hold: the plain model beside which the
 // engine runs. It knows nothing of chunks but how many a store has room for.
 type simState struct {
-	lvs map[string]*simLV
+	lvs    map[string]*simLV
+	faulty bool // a disk's operation has failed, so that any snapshot may be invalid
 }
 
 // simLV is a volume of the model.
@@ -47,7 +48,7 @@ func newSimLV(name string, size int) *simLV {
 }
 
 func (st *simState) clone() *simState {
-	next := &simState{lvs: map[string]*simLV{}}
+	next := &simState{lvs: map[string]*simLV{}, faulty: st.faulty}
 	for name, lv := range st.lvs {
 		c := *lv
 		c.cur = bytes.Clone(lv.cur)
@@ -201,9 +202,36 @@ func (lv *simLV) extend(size int) {
 // afterCrash is what is found when the group is activated again: merges that
 // waited for a user wait no longer.
 func (st *simState) afterCrash() *simState {
+	delayed := st.names(func(lv *simLV) bool { return lv.delayed && !lv.invalid })
+	if len(delayed) == 0 {
+		return st
+	}
 	next := st.clone()
-	for _, name := range next.names(func(lv *simLV) bool { return lv.delayed && !lv.invalid }) {
+	for _, name := range delayed {
 		next.merge(name)
+	}
+	return next
+}
+
+// afterRecovery is the state with what a group was found to hold.
+func (st *simState) afterRecovery(g *Group) *simState {
+	next := st.clone()
+	next.faulty = false
+	status := g.Status()
+	for _, name := range next.names(func(lv *simLV) bool { return !lv.merging }) {
+		lv := next.lvs[name]
+		lv.flushed()
+		lv.must = map[int]bool{} // what was not flushed may be missing
+		if lv.isSnapshot() && status.LVs[name].Cow.Invalid {
+			lv.invalid = true
+			continue
+		}
+		got, err := content(g, name)
+		if err != nil {
+			panic(failure{fmt.Errorf("read %s: %w", name, err)})
+		}
+		lv.cur = got
+		clear(lv.unknown)
 	}
 	return next
 }
@@ -212,8 +240,8 @@ func (st *simState) afterCrash() *simState {
 // has waited may have lost its store to an overflow that nobody saw yet.
 func (st *simState) candidates() []*simState {
 	out := []*simState{st.afterCrash()}
-	lost := st.clone()
-	for _, name := range lost.names(func(lv *simLV) bool { return lv.delayed && !lv.invalid && len(lv.may) > lv.room }) {
+	for _, name := range st.names(func(lv *simLV) bool { return lv.delayed && !lv.invalid && (len(lv.may) > lv.room || st.faulty) }) {
+		lost := st.clone()
 		lost.lvs[name].invalid = true
 		out = append(out, lost.afterCrash())
 	}

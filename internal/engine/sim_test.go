@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -14,86 +15,92 @@ import (
 	"cowl/internal/block/crash"
 )
 
-// sim runs random operations on a group beside the plain model. Behind every
-// single operation on a disk it looks at what a power cut at that moment would
-// leave: the disks' possible states are reopened and compared with what the
-// model says may be found.
+// sim runs random operations on a group beside the plain model.
 type sim struct {
-	t    *testing.T
-	rng  *rand.Rand
-	disk []*crash.Disk
-	log  []string // what was done, for messages
+	rng   *rand.Rand
+	world *crash.World
+	log   []string // what was done, for messages
 
 	g    *Group
 	open map[string]block.Device // held open by a user
 
-	mu     sync.Mutex // a merge writes beside the main line
-	points int
-	state  *simState // before what is being done
-	next   *simState // after it; nil while nothing is being done
-	looks  *looks
-	wrong  error // what was first found; a callback of a disk cannot end the test
+	state  *simState   // before what is being done
+	next   *simState   // after it; nil while nothing is being done
+	either []*simState // instead of both, while it is found out what a power cut left
+
+	cuts *cuts // nil to go without power cuts
 }
 
-// looks bounds the cost of looking at power cuts.
-type looks struct {
-	random int     // states of each moment
-	odds   float64 // of looking at a moment
-	nested float64 // of cutting the power again while a state is recovered from
-	states int     // looked at so far
+// cuts has a sim look, behind every operation on a disk, at what a power cut in
+// that moment would leave, and cut the power for good now and then.
+type cuts struct {
+	rng    *rand.Rand // for the looks, so that these do not change what happens
+	seen   int
+	faults bool  // operations fail besides
+	wrong  error // what a look found; a callback of a disk cannot end the sim
 }
 
-// watched is a disk that tells when something has been done on it.
-type watched struct {
-	*crash.Disk
-	done func(op string)
-}
+const simExtent = 8 * kib
 
-func (d *watched) WriteAt(p []byte, off int64) (int, error) {
-	n, err := d.Disk.WriteAt(p, off)
-	d.done(fmt.Sprintf("write %s %d+%d", d.Name(), off, len(p)))
-	return n, err
-}
+var errInjected = errors.New("injected fault")
 
-func (d *watched) WriteZeroes(off, length int64) error {
-	err := d.Disk.WriteZeroes(off, length)
-	d.done(fmt.Sprintf("zero %s %d+%d", d.Name(), off, length))
-	return err
-}
-
-func (d *watched) Discard(off, length int64) error {
-	err := d.Disk.Discard(off, length)
-	d.done(fmt.Sprintf("discard %s %d+%d", d.Name(), off, length))
-	return err
-}
-
-func (d *watched) Flush() error {
-	err := d.Disk.Flush()
-	d.done("flush " + d.Name())
-	return err
-}
-
-const simExtent = 32 * kib
-
-func newSim(t *testing.T, seed uint64, l *looks) *sim {
-	t.Helper()
+// blank returns the disks of an empty group.
+var blank = sync.OnceValue(func() *crash.World {
 	w := crash.NewWorld()
 	for i := range 2 {
 		w.NewDisk(fmt.Sprintf("pv%d", i), 2*mib)
 	}
-	foundWith(t, w.Disks(), simExtent)
+	foundWith(outside{}, w.Disks(), simExtent)
+	return w
+})
+
+// outside stands in for a test in goroutines that must not end one.
+type outside struct{ testing.TB }
+
+func (outside) Helper()                           {}
+func (outside) Fatal(args ...any)                 { panic(failure{errors.New(fmt.Sprint(args...))}) }
+func (outside) Fatalf(format string, args ...any) { panic(failure{fmt.Errorf(format, args...)}) }
+
+func newSim(seed uint64, c *cuts) *sim {
 	s := &sim{
-		t: t, rng: rand.New(rand.NewPCG(seed, 1)), disk: w.Reboot(crash.All), looks: l,
+		rng: rand.New(rand.NewPCG(seed, 1)), cuts: c,
 		open: map[string]block.Device{}, state: &simState{lvs: map[string]*simLV{}},
 	}
-	s.start()
+	s.enter(blank().Reboot(crash.All))
 	return s
 }
 
-func (s *sim) fail(format string, args ...any) {
-	s.t.Helper()
-	s.t.Fatalf("%s\nafter\n%s", fmt.Sprintf(format, args...), strings.Join(s.log, "\n"))
+// enter goes on with the disks of a world.
+func (s *sim) enter(disks []*crash.Disk) {
+	s.world = disks[0].World()
+	s.open = map[string]block.Device{}
+	if s.cuts == nil {
+		return
+	}
+	s.world.Watch(s.look)
+	s.world.CutAt(1 + int64(s.pick(600)))
+	if s.cuts.faults {
+		s.world.FailAt(1+int64(s.pick(600)), errInjected)
+	}
 }
+
+// failure and powerCut are panics that end an action.
+type (
+	failure  struct{ error }
+	powerCut struct{}
+)
+
+// fail ends the simulation, unless what failed is that the power was cut.
+// After a fault that was injected the power goes as well: what is on the disks
+// then must be right.
+func (s *sim) fail(format string, args ...any) {
+	if s.broken() {
+		panic(powerCut{})
+	}
+	panic(failure{fmt.Errorf(format+"\nafter\n%s", append(args, strings.Join(s.log, "\n"))...)})
+}
+
+func (s *sim) broken() bool { return s.world.Down() || s.world.Fired() > 0 }
 
 func (s *sim) note(format string, args ...any) {
 	s.log = append(s.log, fmt.Sprintf("%3d ", len(s.log)+1)+fmt.Sprintf(format, args...))
@@ -101,11 +108,7 @@ func (s *sim) note(format string, args ...any) {
 
 // start opens and activates the group on the disks.
 func (s *sim) start() {
-	var devs []block.Device
-	for _, d := range s.disk {
-		devs = append(devs, &watched{d, s.moment})
-	}
-	g, err := open(devs)
+	g, err := openStepped(s.world.Disks(), s.cuts != nil)
 	if err != nil {
 		s.fail("open: %v", err)
 	}
@@ -115,130 +118,130 @@ func (s *sim) start() {
 	}
 }
 
+// openStepped opens a group whose merges go on by themselves or only by steps.
+func openStepped(disks []*crash.Disk, stepped bool) (*Group, error) {
+	g, err := open(disks)
+	if err == nil {
+		g.opts.stepped = stepped
+	}
+	return g, err
+}
+
 // change does something that alters metadata: until it has returned either
 // state may be found, then only the new one.
 func (s *sim) change(alter func(next *simState), do func() error) {
-	next := s.state.clone()
-	alter(next)
-	s.mu.Lock()
-	s.next = next
-	s.mu.Unlock()
+	s.next = s.state.clone()
+	alter(s.next)
 	if err := do(); err != nil {
 		s.fail("%v", err)
 	}
-	s.mu.Lock()
-	s.state, s.next = next, nil
-	s.mu.Unlock()
+	s.state, s.next = s.next, nil
 }
 
-// with alters the model under its lock.
-func (s *sim) with(alter func(st *simState)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	alter(s.state)
+// candidates are the states one of which is found after a power cut.
+func (s *sim) candidates() []*simState {
+	if s.either != nil {
+		return s.either
+	}
+	var found []*simState
+	for _, st := range []*simState{s.state, s.next} {
+		if st != nil {
+			st.faulty = s.world.Fired() > 0
+			found = append(found, st.candidates()...)
+		}
+	}
+	return found
 }
 
-// moment is called behind every operation on a disk.
-func (s *sim) moment(op string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.wrong != nil || s.rng.Float64() >= s.looks.odds {
+// look is called behind every operation on a disk.
+func (s *sim) look(op int64) {
+	if s.cuts.wrong != nil {
 		return
 	}
-	s.points++
-	candidates := s.state.candidates()
-	if s.next != nil {
-		candidates = append(candidates, s.next.candidates()...)
-	}
-	world := s.disk[0].World()
-	for name, disks := range states(world, s.rng, s.looks.random) {
-		s.looks.states++
-		at := fmt.Sprintf("power cut behind %q, %s", op, name)
-		if err := recovered(disks, candidates, s.rng, s.looks); err != nil {
-			s.wrong = fmt.Errorf("%s: %w", at, err)
+	var candidates []*simState
+	for name, disks := range s.world.Cuts(s.cuts.rng, 2, 1) {
+		if candidates == nil {
+			candidates = s.candidates()
+		}
+		s.cuts.seen++
+		if err := s.cuts.recovered(disks, candidates); err != nil {
+			s.cuts.wrong = fmt.Errorf("power cut behind %s, %s: %w", s.world.Op(op), name, err)
 			return
-		}
-	}
-}
-
-// states yields some of the states that a power cut may leave: random ones, and
-// one of the extremes.
-func states(w *crash.World, rng *rand.Rand, random int) func(yield func(string, []*crash.Disk) bool) {
-	return func(yield func(string, []*crash.Disk) bool) {
-		if len(w.Unsynced()) == 0 {
-			yield("with nothing in the caches", w.Reboot(crash.All))
-			return
-		}
-		type extreme struct {
-			name   string
-			policy crash.Policy
-		}
-		var all []extreme
-		for name, p := range w.Extremes() {
-			all = append(all, extreme{name, p})
-		}
-		for range random {
-			e := all[rng.IntN(len(all))]
-			if !yield(e.name, w.Reboot(e.policy)) || !yield("random survivors", w.Reboot(crash.Random(rng))) {
-				return
-			}
 		}
 	}
 }
 
 // recovered checks what is found on disks after a power cut: one of the
-// candidates, and a group that can be used.
-func recovered(disks []*crash.Disk, candidates []*simState, rng *rand.Rand, l *looks) error {
+// candidates. Sometimes it cuts the power again while that is brought to rest, and
+// then uses the group.
+func (c *cuts) recovered(disks []*crash.Disk, candidates []*simState) error {
+	if c.rng.IntN(16) > 0 {
+		_, _, err := find(disks, candidates)
+		return err
+	}
 	var inner error
-	var mu sync.Mutex
-	recovering := true
-	again := func(op string) { // the power fails again
-		mu.Lock()
-		defer mu.Unlock()
-		if recovering && inner == nil {
-			for name, disks := range states(disks[0].World(), rng, 1) {
-				l.states++
-				if err := recovered(disks, candidates, rng, &looks{}); err != nil && inner == nil {
-					inner = fmt.Errorf("cut again behind %q, %s: %w", op, name, err)
-				}
+	w := disks[0].World()
+	w.Watch(func(op int64) { // the power fails again
+		for name, disks := range w.Cuts(c.rng, 1, 1) {
+			c.seen++
+			if _, _, err := find(disks, candidates); err != nil && inner == nil {
+				inner = fmt.Errorf("cut again behind %s, %s: %w", w.Op(op), name, err)
 			}
 		}
+	})
+	g, found, err := find(disks, candidates)
+	if err == nil {
+		err = found.settled(g)
 	}
-	twice := rng.Float64() < l.nested
-	var devs []block.Device
-	for _, d := range disks {
-		if twice {
-			devs = append(devs, &watched{d, again})
-		} else {
-			devs = append(devs, d)
-		}
+	w.Watch(nil)
+	if err == nil {
+		err = inner
 	}
-	g, err := open(devs)
 	if err != nil {
-		return fmt.Errorf("open: %w", err)
+		return err
 	}
-	defer g.Close()
+	return found.usable(g)
+}
+
+// find opens the group on disks that a power cut left, and returns the
+// candidate that it holds.
+func find(disks []*crash.Disk, candidates []*simState) (*Group, *simState, error) {
+	g, err := openStepped(disks, true)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open: %w", err)
+	}
 	if _, err := g.Activate(ctx); err != nil {
-		return fmt.Errorf("activate: %w", err)
+		return nil, nil, fmt.Errorf("activate: %w", err)
 	}
 	var problems []string
 	for _, c := range candidates {
 		problem := c.compare(g, true)
 		if problem == "" {
-			if err := c.settled(g); err != nil {
-				return err
-			}
-			mu.Lock()
-			recovering = false
-			mu.Unlock()
-			if inner != nil {
-				return inner
-			}
-			return c.usable(g)
+			return g, c, nil
 		}
 		problems = append(problems, problem)
 	}
-	return fmt.Errorf("no state that may be found:\n%s", strings.Join(problems, "\n"))
+	return nil, nil, fmt.Errorf("no state that may be found:\n%s", strings.Join(problems, "\n"))
+}
+
+// powerFailed goes on with what a power cut left, which may happen again while
+// the group is opened.
+func (s *sim) powerFailed() {
+	for {
+		s.either = s.candidates()
+		disks := s.world.Reboot(crash.Random(s.rng))
+		s.note("POWER CUT at %s", s.world.Op(s.world.Ops()))
+		s.cuts.seen++
+		s.enter(disks)
+		g, found, err := find(disks, s.either)
+		switch {
+		case err == nil:
+			s.g, s.state, s.next, s.either = g, found.afterRecovery(g), nil, nil
+			return
+		case !s.broken():
+			panic(failure{fmt.Errorf("%w\nafter\n%s", err, strings.Join(s.log, "\n"))})
+		}
+	}
 }
 
 // compare says how a group differs from the state, "" if it does not.
@@ -254,15 +257,15 @@ func (st *simState) compare(g *Group, crashed bool) string {
 		return fmt.Sprintf("volumes %q, want %q", got, want)
 	}
 	for _, name := range want {
-		if problem := st.lvs[name].check(g, status.LVs[name], crashed); problem != "" {
+		if problem := st.lvs[name].check(g, status.LVs[name], crashed, st.faulty); problem != "" {
 			return name + ": " + problem
 		}
 	}
 	return ""
 }
 
-// check compares one volume.
-func (lv *simLV) check(g *Group, status LVStatus, crashed bool) string {
+// check compares one volume. A snapshot may have died of a fault.
+func (lv *simLV) check(g *Group, status LVStatus, crashed, faulty bool) string {
 	d, err := g.Open(ctx, lv.name, true)
 	if err != nil {
 		return err.Error()
@@ -276,7 +279,7 @@ func (lv *simLV) check(g *Group, status LVStatus, crashed bool) string {
 		switch {
 		case before && err == nil:
 			return "invalid, and it can be read"
-		case !lv.invalid && len(lv.may) <= lv.room:
+		case !lv.invalid && len(lv.may) <= lv.room && !faulty:
 			return fmt.Sprintf("invalid (%s) with at most %d of %d chunks taken", status.Cow.Reason, len(lv.may), lv.room)
 		}
 		return ""
@@ -290,26 +293,15 @@ func (lv *simLV) check(g *Group, status LVStatus, crashed bool) string {
 	return lv.differs(got, crashed)
 }
 
-// settled waits for the merges that go on after a crash.
+// settled brings the merges that go on after a crash to their end.
 func (st *simState) settled(g *Group) error {
 	merging := st.names(func(lv *simLV) bool {
 		c := g.Status().LVs[lv.name].Cow
 		return lv.merging && c != nil && !c.Invalid // the store of a delayed one may have been lost
 	})
 	for _, name := range merging {
-		for g.Model().LV(name) != nil {
-			g.mu.Lock()
-			f := g.families[st.lvs[name].origin]
-			var done chan struct{}
-			if f != nil && f.merge != nil {
-				done = f.merge.done
-			}
-			g.mu.Unlock()
-			if done != nil {
-				<-done
-			} else if g.Model().LV(name) != nil {
-				return fmt.Errorf("nobody merges %s", name)
-			}
+		if err := stepToTheEnd(g, st.lvs[name].origin, name); err != nil {
+			return err
 		}
 	}
 	if len(merging) > 0 {
@@ -318,6 +310,24 @@ func (st *simState) settled(g *Group) error {
 		}
 	}
 	return nil
+}
+
+// stepToTheEnd does a merge that nobody else does.
+func stepToTheEnd(g *Group, origin, name string) error {
+	for step(g, origin) {
+	}
+	if g.Model().LV(name) != nil {
+		return fmt.Errorf("%s is not merged, and nobody merges it", name)
+	}
+	return nil
+}
+
+// step moves the merge into a volume on and reports whether more is to follow.
+func step(g *Group, origin string) bool {
+	g.mu.Lock()
+	f := g.families[origin]
+	g.mu.Unlock()
+	return f != nil && f.merge != nil && f.merge.started && g.step(ctx, f, f.merge)
 }
 
 // usable overwrites what there is, and closes the group.
@@ -383,34 +393,33 @@ func TestSimulation(t *testing.T) {
 	}
 	done := map[string]int{}
 	for i := range uint64(runs) {
-		s := newSim(t, seed+i, &looks{})
-		s.run(steps, done)
+		if err := newSim(seed+i, nil).run(steps, done); err != nil {
+			t.Fatalf("run %d: %v", i, err)
+		}
 	}
 	t.Logf("operations: %v", done)
 	for _, a := range actions {
-		if done[a.name] == 0 {
+		if done[a.name] == 0 && a.name != "step" {
 			t.Errorf("%s was never done", a.name)
 		}
 	}
 }
 
-// TestPowerCuts is the same with a look behind every operation on a disk.
+// TestPowerCuts is the same with a look behind every operation on a disk, and
+// with merges that go on only step by step, so that a seed does the same again.
 func TestPowerCuts(t *testing.T) {
-	seed := blocktest.Seed(t)
-	runs, steps := 10, 40
-	l := &looks{random: 2, odds: 0.3, nested: 0.05}
-	if blocktest.Long() {
-		runs, steps = 60, 60
-		l = &looks{random: 6, odds: 1, nested: 0.2}
-	}
-	points, done := 0, map[string]int{}
-	for i := range uint64(runs) {
-		s := newSim(t, seed+i, l)
-		s.run(steps, done)
-		points += s.points
-	}
-	t.Logf("%d crash points, %d states after a power cut; operations: %v", points, l.states, done)
-	if l.states == 0 {
-		t.Error("no power was cut")
-	}
+	var mu sync.Mutex
+	total := map[string]int{}
+	crash.Campaign(t, blocktest.Seed(t), 6_000, 400_000, func(seed uint64) (int, error) {
+		c := &cuts{rng: rand.New(rand.NewPCG(seed, 2)), faults: seed%3 == 0}
+		done := map[string]int{}
+		err := newSim(seed, c).run(100, done)
+		mu.Lock()
+		defer mu.Unlock()
+		for name, n := range done {
+			total[name] += n
+		}
+		return c.seen, err
+	})
+	t.Logf("operations: %v", total)
 }

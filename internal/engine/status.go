@@ -1,9 +1,6 @@
 package engine
 
 import (
-	"maps"
-	"slices"
-
 	"cowl/internal/snap"
 	"cowl/internal/volume"
 )
@@ -36,7 +33,7 @@ type CowStatus struct {
 // for acknowledged writes to reach the snapshots, whose usage then counts them.
 func (g *Group) Status() *Status {
 	g.mu.Lock()
-	families := slices.Collect(maps.Values(g.families))
+	families := g.familyList()
 	g.mu.Unlock()
 	for _, f := range families {
 		f.origin.Settle()

@@ -188,12 +188,14 @@ func (m *machine) bury(err error) {
 		if s.snap == nil || s.store == nil || s.store.err() == nil {
 			continue
 		}
-		switch overflowed := strings.Contains(s.store.reason, "overflowed"); {
+		// Not by the lack of power, then.
+		killed := strings.Contains(s.store.reason, "overflowed") || strings.Contains(s.store.reason, errInjected.Error())
+		switch {
 		case s.strict && strings.HasPrefix(s.store.reason, "it overflowed:"):
 			m.broken = fmt.Errorf("%s must not overflow, and did: %s", s.name, s.store.reason)
 		case err == nil && !s.store.unmarked:
 			s.dead = true
-		case overflowed || !errors.Is(err, crash.ErrPowerCut):
+		case killed || !errors.Is(err, crash.ErrPowerCut):
 			s.mayDie = true
 		}
 	}
