@@ -36,7 +36,7 @@ func FuzzStore(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for e := range s.Exceptions() {
+		for e := range s.index.all() {
 			if !s.layout.IsData(e.New) || e.New >= s.chunks {
 				t.Fatalf("exception %+v", e)
 			}

@@ -16,6 +16,10 @@ import (
 // memory of ours.
 const pieceBytes = 1 << 20
 
+// maxOrigin is how large an origin may be, bytes: the end of its last chunk, and
+// of any batch, is still a number.
+const maxOrigin = 1 << 62
+
 // Origin is a device with snapshots: a write copies the old content to every
 // attached store before it replaces it. While a snapshot is being merged it
 // shows the merged content from the first moment on.
@@ -68,6 +72,9 @@ func (o *Origin) Attach(s *Store, size int64, readOnly bool) (*Snapshot, error) 
 // fits returns errs.Corrupt if the store cannot be that of a snapshot of size
 // bytes of the origin.
 func (o *Origin) fits(s *Store, size int64) error {
+	if o.dev.Size() > maxOrigin {
+		return errs.E(errs.Unsupported, "an origin of %d bytes is larger than 4 EiB", o.dev.Size())
+	}
 	if size < 0 || size > o.dev.Size() {
 		return errs.E(errs.Corrupt, "snapshot of %d bytes on an origin of %d bytes", size, o.dev.Size())
 	}

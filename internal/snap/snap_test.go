@@ -277,6 +277,10 @@ func TestAttachRefusesStrangeStores(t *testing.T) {
 	if _, err := big.Attach(newStore(t, 1<<20, 4096), 2<<20, false); !errs.Is(err, errs.Corrupt) {
 		t.Errorf("larger than the origin: %v", err)
 	}
+	giant := NewOrigin(mem.New(maxOrigin+1), OriginOptions{})
+	if _, err := giant.Attach(newStore(t, 1<<20, 4096), 1<<20, false); !errs.Is(err, errs.Unsupported) {
+		t.Errorf("an origin larger than can be: %v", err)
+	}
 }
 
 func TestReadOnlySnapshotRefusesWrites(t *testing.T) {

@@ -2,8 +2,6 @@ package snap
 
 import (
 	"fmt"
-	"iter"
-	"math"
 	"sync"
 
 	"cowl/internal/block"
@@ -17,7 +15,7 @@ import (
 type Store struct {
 	dev    block.Device
 	layout dmsnap.Layout
-	chunks uint64 // whole chunks on dev
+	chunks uint64 // whole chunks on dev, at most maxChunks
 
 	// area is the image of the current area. It belongs to whoever commits.
 	area []byte
@@ -34,6 +32,10 @@ type Store struct {
 	mark     int64  // bytes allocated from which on reached is called, see Watch
 	reached  func() // nil if nobody watches
 }
+
+// maxChunks is how many chunks of a COW device are used: the index has 32 bits
+// for each. With the smallest chunks of LVM that is 16 TiB.
+const maxChunks = 1 << 32
 
 // Options is how Open treats a COW device.
 type Options struct {
@@ -106,11 +108,9 @@ func Open(cow block.Device, o Options) (*Store, error) {
 		}
 	}
 	s := &Store{dev: cow, layout: dmsnap.Layout{ChunkBytes: h.ChunkBytes}, next: dmsnap.FirstData}
-	s.chunks = s.layout.Chunks(cow.Size())
+	s.measure()
 	s.area = make([]byte, h.ChunkBytes)
 	switch {
-	case s.chunks > 1<<32:
-		return nil, errs.E(errs.Unsupported, "open exception store: %d chunks are more than 2^32; use larger chunks", s.chunks)
 	case isNew && o.ReadOnly:
 		return s, nil
 	case isNew:
@@ -126,47 +126,6 @@ func Open(cow block.Device, o Options) (*Store, error) {
 		err = s.clearTail()
 	}
 	return s, err
-}
-
-// load reads the areas up to the first that is not full, as the kernel's
-// read_exceptions does, and derives the next free chunk.
-func (s *Store) load() error {
-	var highest uint64
-	for s.areaNo = 0; ; s.areaNo++ {
-		chunk := s.layout.AreaChunk(s.areaNo)
-		if chunk >= s.chunks {
-			return errs.E(errs.Corrupt, "load exception store: area %d is full and area %d lies behind the device's %d chunks", s.areaNo-1, s.areaNo, s.chunks)
-		}
-		if _, err := s.dev.ReadAt(s.area, s.layout.Off(chunk)); err != nil {
-			return fmt.Errorf("read exception area %d: %w", s.areaNo, err)
-		}
-		s.used = dmsnap.Used(s.area)
-		for i := range s.used {
-			e := dmsnap.Entry(s.area, i)
-			if err := s.checkEntry(e); err != nil {
-				return fmt.Errorf("exception area %d, entry %d: %w", s.areaNo, i, err)
-			}
-			if !s.index.insert(e) {
-				return errs.E(errs.Corrupt, "exception area %d, entry %d: chunk %d is excepted twice", s.areaNo, i, e.Old)
-			}
-			highest = max(highest, e.New)
-		}
-		if s.used < s.layout.PerArea() {
-			break
-		}
-	}
-	s.next = s.layout.SkipMetadata(max(s.next, highest+1))
-	return nil
-}
-
-func (s *Store) checkEntry(e dmsnap.Exception) error {
-	if e.New >= s.chunks || !s.layout.IsData(e.New) {
-		return errs.E(errs.Corrupt, "chunk %d of the COW device's %d cannot hold data", e.New, s.chunks)
-	}
-	if e.Old >= math.MaxInt64>>1/uint64(s.layout.ChunkBytes) {
-		return errs.E(errs.Corrupt, "chunk %d is behind every device's end", e.Old)
-	}
-	return nil
 }
 
 // clearTail zeroes what stands behind the current area's terminator. A power
@@ -214,8 +173,11 @@ func (s *Store) Usage() Usage {
 func (s *Store) Grow() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.chunks = min(s.layout.Chunks(s.dev.Size()), 1<<32)
+	s.measure()
 }
+
+// measure finds out how many chunks there are. The caller holds mu.
+func (s *Store) measure() { s.chunks = min(s.layout.Chunks(s.dev.Size()), maxChunks) }
 
 // total returns how many whole chunks the COW device has.
 func (s *Store) total() uint64 {
@@ -229,24 +191,6 @@ func (s *Store) Count() int {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.index.count
-}
-
-// Exceptions walks a copy of the exceptions in order of origin chunk, as they
-// are at the moment of the call.
-func (s *Store) Exceptions() iter.Seq[dmsnap.Exception] {
-	s.mu.RLock()
-	list := make([]dmsnap.Exception, 0, s.index.count)
-	for e := range s.index.all() {
-		list = append(list, e)
-	}
-	s.mu.RUnlock()
-	return func(yield func(dmsnap.Exception) bool) {
-		for _, e := range list {
-			if !yield(e) {
-				return
-			}
-		}
-	}
 }
 
 // err returns why the store cannot be used, nil if it can.
@@ -308,25 +252,18 @@ func (s *Store) nextRun(off, end int64) run {
 	defer s.mu.RUnlock()
 	c := s.layout.ChunkBytes
 	chunk := uint64(off / c)
-	e, ok := s.index.next(chunk)
+	e, n, ok := s.index.find(chunk)
 	if !ok || e.Old > chunk {
 		if ok && e.Old <= uint64(end/c) {
 			end = min(end, s.layout.Off(e.Old))
 		}
 		return run{off: off, length: end - off}
 	}
-	r := run{off: off, excepted: true, cow: s.layout.Off(e.New) + off%c}
-	stop := s.layout.Off(e.Old + 1)
-	for stop < end {
-		n, ok := s.index.get(e.Old + 1)
-		if !ok || n != e.New+1 {
-			break
-		}
-		e = dmsnap.Exception{Old: e.Old + 1, New: n}
-		stop = s.layout.Off(e.Old + 1)
+	if n > uint64(end/c)-chunk { // Off would overflow for a long run at the end
+		n = uint64(end/c) - chunk + 1
 	}
-	r.length = min(stop, end) - off
-	return r
+	stop := s.layout.Off(e.Old + n)
+	return run{off: off, length: min(stop, end) - off, excepted: true, cow: s.layout.Off(e.New) + off%c}
 }
 
 // covers reports whether every chunk of a range is excepted.
