@@ -137,7 +137,7 @@ func (e *engine) startMerge(store *snap.Store) {
 	e.t.Helper()
 	e.stored = store.Count()
 	e.left = e.stored
-	e.must(e.origin.StartMerge(store))
+	e.must(e.origin.StartMerge(store, e.origin.Size()))
 }
 
 func (e *engine) mergeSome() {
