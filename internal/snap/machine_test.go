@@ -49,14 +49,14 @@ func (c *content) sector(s int64) []byte {
 
 func (c *content) flushed() { clear(c.older) }
 
-// differs compares what was read with what may be there. With uncertain, older
-// versions count as well.
-func (c *content) differs(got []byte, uncertain bool) error {
-	if bytes.Equal(got, c.cur) {
+// differs compares what was read at a sector's beginning with what may be there.
+// With uncertain, older versions count as well.
+func (c *content) differs(off int64, got []byte, uncertain bool) error {
+	if bytes.Equal(got, c.cur[off:][:len(got)]) {
 		return nil
 	}
-	for s := int64(0); s*sector < int64(len(got)); s++ {
-		g := got[s*sector : min((s+1)*sector, int64(len(got)))]
+	for at := int64(0); at < int64(len(got)); at += sector {
+		s, g := (off+at)/sector, got[at:min(at+sector, int64(len(got)))]
 		ok := bytes.Equal(g, c.sector(s)) ||
 			uncertain && slices.ContainsFunc(c.older[s], func(o []byte) bool { return bytes.Equal(g, o) })
 		if !ok {
@@ -66,9 +66,10 @@ func (c *content) differs(got []byte, uncertain bool) error {
 	return nil
 }
 
-// settle is differs behind a power cut: what was read is what there is.
+// settle is differs for all of it behind a power cut: what was read is what
+// there is.
 func (c *content) settle(got []byte) error {
-	err := c.differs(got, true)
+	err := c.differs(0, got, true)
 	if err == nil {
 		copy(c.cur, got)
 		c.flushed()
@@ -76,13 +77,14 @@ func (c *content) settle(got []byte) error {
 	return err
 }
 
-// learn is differs behind an error: what was read is what one reads now, and
-// any of the older versions may still be what a power cut leaves.
-func (c *content) learn(got []byte) error {
-	err := c.differs(got, true)
-	for s := int64(0); s*sector < int64(len(got)) && err == nil; s++ {
-		if g := got[s*sector : min((s+1)*sector, int64(len(got)))]; !bytes.Equal(g, c.sector(s)) {
-			c.write(s*sector, g)
+// learn is differs behind an error, and for what was discarded: what was read is
+// what one reads now, and any of the older versions may still be what a power
+// cut leaves.
+func (c *content) learn(off int64, got []byte) error {
+	err := c.differs(off, got, true)
+	for at := int64(0); at < int64(len(got)) && err == nil; at += sector {
+		if g := got[at:min(at+sector, int64(len(got)))]; !bytes.Equal(g, c.sector((off+at)/sector)) {
+			c.write(off+at, g)
 		}
 	}
 	return err
@@ -313,16 +315,7 @@ func (m *machine) discard() error {
 	if _, err := m.o.ReadAt(got, off); err != nil {
 		return err
 	}
-	for at := int64(0); at < n; at += sector {
-		s := (off + at) / sector
-		now, was := got[at:][:sector], m.data.older[s][len(m.data.older[s])-1]
-		if bytes.Equal(now, was) {
-			m.data.write(off+at, now)
-		} else if !bytes.Equal(now, m.data.sector(s)) {
-			return fmt.Errorf("discarded sector %d is %x..., was %x...", s, now[:4], was[:4])
-		}
-	}
-	return nil
+	return m.data.learn(off, got)
 }
 
 // burst gives the committer several requests in one batch, as parallel
@@ -501,7 +494,7 @@ func (m *machine) boot() error {
 
 // check reads everything and compares it with the model.
 func (m *machine) check() error {
-	return m.compare(func(c *content, got []byte) error { return c.differs(got, false) })
+	return m.compare(func(c *content, got []byte) error { return c.differs(0, got, false) })
 }
 
 // recovered boots after a power cut: the model learns what is there.
@@ -521,11 +514,13 @@ func (m *machine) looks() error {
 	if err := m.boot(); err != nil {
 		return err
 	}
-	return m.compare(func(c *content, got []byte) error { return c.differs(got, true) })
+	return m.compare(func(c *content, got []byte) error { return c.differs(0, got, true) })
 }
 
 // failed is for after an operation that failed, and may be done in part.
-func (m *machine) failed() error { return m.compare((*content).learn) }
+func (m *machine) failed() error {
+	return m.compare(func(c *content, got []byte) error { return c.learn(0, got) })
+}
 
 // compare reads everything and has it compared with the model.
 func (m *machine) compare(with func(c *content, got []byte) error) error {

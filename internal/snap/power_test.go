@@ -151,7 +151,7 @@ var errInjected = errors.New("injected fault")
 // restart.
 func TestEveryOperationFails(t *testing.T) {
 	seed := blocktest.Seed(t)
-	histories := 40
+	histories := 15
 	if blocktest.Long() {
 		histories = 1500
 	}
