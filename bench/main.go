@@ -6,6 +6,7 @@
 //	go run ./bench                      a table, about 5 minutes a round on 2 cores
 //	go run ./bench -quick               does it work? no numbers worth reading
 //	go run ./bench -only cowl,nbdkit    servers whose name begins so
+//	go run ./bench -jobs rr32,fwf32     the acts that these jobs are in
 package main
 
 import (
@@ -46,6 +47,7 @@ type bench struct {
 	quick   bool   // only the acts for that
 	rounds  int
 	only    []string // prefixes of servers' names
+	jobs    []string // names; nil is all
 	counted bool     // count device operations as well
 	results results
 }
@@ -68,6 +70,7 @@ func run(ctx context.Context) error {
 	flag.BoolVar(&b.quick, "quick", false, "a volume of 64 MiB, few workloads and requests, 1 round")
 	flag.IntVar(&b.scale, "scale", 1, "do 1/`N` of the requests")
 	only := flag.String("only", "", "measure servers whose name begins with one of these, separated by commas")
+	jobs := flag.String("jobs", "", "play the acts that these jobs are in, separated by commas")
 	asJSON := flag.Bool("json", false, "print everything that was measured as JSON")
 	flag.StringVar(&b.cowl, "cowl", "", "measure this program instead of building one")
 	where := flag.String("dir", os.TempDir(), "keep files below this directory; it should be on a disk, with room for 12 volumes")
@@ -86,6 +89,9 @@ func run(ctx context.Context) error {
 	}
 	if *only != "" {
 		b.only = strings.Split(*only, ",")
+	}
+	if *jobs != "" {
+		b.jobs = strings.Split(*jobs, ",")
 	}
 	if _, err := exec.LookPath("fio"); err != nil {
 		return fmt.Errorf("fio is needed: %w", err)
@@ -163,7 +169,10 @@ func (b *bench) measure() error {
 }
 
 // plays tells whether an act is part of this invocation.
-func (b *bench) plays(a act) bool { return a.quick || !b.quick }
+func (b *bench) plays(a act) bool {
+	wanted := b.jobs == nil || slices.ContainsFunc(a.jobs, func(j job) bool { return slices.Contains(b.jobs, j.name) })
+	return wanted && (a.quick || !b.quick)
+}
 
 // available returns the servers that are wanted and installed. It lists the
 // others as skipped.
@@ -229,13 +238,18 @@ func (b *bench) play(s server, a act) (err error) {
 
 // settle writes out what the previous server left in the page cache.
 func (b *bench) settle() error {
+	return b.eachImage(func(f *os.File) error { return f.Sync() })
+}
+
+// eachImage calls do on every file of content.
+func (b *bench) eachImage(do func(f *os.File) error) error {
 	files, err := filepath.Glob(filepath.Join(b.dir, "*.img"))
 	for _, name := range files {
 		f, err := os.OpenFile(name, os.O_RDWR, 0)
 		if err != nil {
 			return err
 		}
-		err = f.Sync()
+		err = do(f)
 		f.Close()
 		if err != nil {
 			return err

@@ -50,9 +50,11 @@ func (b *bench) prepare(servers []server) error {
 		}
 	}
 	if has("cowl") {
-		return b.prepareCowl()
+		if err := b.prepareCowl(); err != nil {
+			return err
+		}
 	}
-	return nil
+	return b.warm()
 }
 
 // fill writes a file of b.size bytes that no server can take for holes.
@@ -72,7 +74,7 @@ func (b *bench) fill(path string) error {
 func raw(engine string) func(*bench) (*running, error) {
 	return func(b *bench) (*running, error) {
 		file := b.path("raw.img")
-		return &running{target: target{engine: engine, file: file, args: []string{"--filename=" + file}}, depth1: engine == "psync"}, nil
+		return &running{target: target{engine: engine, file: file, args: []string{"--filename=" + file, "--invalidate=0"}}, depth1: engine == "psync"}, nil
 	}
 }
 
