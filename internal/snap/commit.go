@@ -3,6 +3,19 @@ package snap
 import (
 	"cmp"
 	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+)
+
+const (
+	// parallel is how many reads or writes of one step a commit has under way.
+	parallel = 8
+
+	// alone is how long a commit goes on with a step by itself: what comes from
+	// memory is done before another goroutine would have begun.
+	alone = 200 * time.Microsecond
 )
 
 // run commits a generation: the life of a write, in the package comment's
@@ -12,8 +25,7 @@ func (c *committer) run(g *generation) error {
 	plans := c.plan(g, pages)
 	old := c.readOld(plans) // 1
 	for _, p := range plans {
-		c.buf = p.fill(c.buf, old, g.reqs)
-		p.writeChunks(c.buf) // 2
+		c.writeChunks(p, c.image(p, old, g.reqs)) // 2
 	}
 	for _, p := range plans {
 		p.flush() // 3
@@ -47,28 +59,37 @@ func (c *committer) run(g *generation) error {
 	return err
 }
 
+// joinBytes is how much of neighbouring pages is written to the origin at
+// once: less than what goes past the page cache, since what has just been
+// written is likely to be read.
+const joinBytes = 128 << 10
+
 // writePages writes the staged pages to the origin, neighbours in one piece.
 func (c *committer) writePages(g *generation, pages []int64) error {
 	var first error
 	var start int64
-	buf := c.buf[:0]
+	var piece []byte // a page's, or in buf once it has got a neighbour
 	write := func() {
-		if len(buf) > 0 {
-			if _, err := c.dev.WriteAt(buf, start); err != nil && first == nil {
-				first = err
-			}
+		if len(piece) == 0 {
+			return
 		}
-		buf = buf[:0]
+		if _, err := c.dev.WriteAt(piece, start); err != nil && first == nil {
+			first = err
+		}
 	}
 	g.stretches(pages, func(off int64, data []byte) {
-		if off != start+int64(len(buf)) || len(buf) >= pieceBytes {
+		switch {
+		case off != start+int64(len(piece)) || len(piece) >= joinBytes:
 			write()
-			start = off
+			start, piece = off, data
+			return
+		case len(piece) <= pageSize:
+			piece = append(c.buf[:0], piece...)
 		}
-		buf = append(buf, data...)
+		piece = append(piece, data...)
+		c.buf = piece
 	})
 	write()
-	c.buf = buf
 	return first
 }
 
@@ -132,13 +153,16 @@ func (c *committer) readOld(plans []*plan) []span {
 	for _, s := range merged {
 		total += s.end - s.off
 	}
-	c.old = slices.Grow(c.old[:0], int(total))[:total]
+	c.old = pageAligned(c.old, int(total))
 	rest := c.old
 	for i := range merged {
 		s := &merged[i]
 		s.data, rest = rest[:s.end-s.off], rest[s.end-s.off:]
-		_, s.err = c.dev.ReadAt(s.data, s.off)
 	}
+	c.each(len(merged), func(i int) {
+		s := &merged[i]
+		_, s.err = c.dev.ReadAt(s.data, s.off)
+	})
 	return merged
 }
 
@@ -159,4 +183,39 @@ func (r *request) onCow() error {
 		off = run.end()
 	}
 	return nil
+}
+
+// each calls do for 0 to n-1: in order as long as that is quick, then several
+// at a time.
+func (c *committer) each(n int, do func(i int)) {
+	i, start := 0, time.Now()
+	for ; i < n && (c.manual || time.Since(start) < alone); i++ {
+		do(i)
+	}
+	var next atomic.Int64
+	next.Store(int64(i))
+	var others sync.WaitGroup
+	work := func() {
+		for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
+			do(int(i))
+		}
+	}
+	for range min(parallel, n-i) - 1 {
+		others.Go(work)
+	}
+	work()
+	others.Wait()
+}
+
+func isPageAligned(b []byte) bool { return uintptr(unsafe.Pointer(&b[0]))%pageSize == 0 }
+
+// pageAligned returns n bytes that begin on a page, as a device's direct I/O
+// wants them: in buf where that is long enough. Their content is undefined.
+func pageAligned(buf []byte, n int) []byte {
+	if cap(buf) < n || n > 0 && !isPageAligned(buf[:n]) {
+		buf = make([]byte, n+n/2+pageSize)
+		skip := -int(uintptr(unsafe.Pointer(&buf[0]))) & (pageSize - 1)
+		buf = buf[skip:]
+	}
+	return buf[:n]
 }

@@ -97,34 +97,71 @@ func (p *plan) allocate() {
 	}
 }
 
-// fill puts the new content of all jobs' chunks into buf, one behind the other,
-// and returns it, grown if need be.
-func (p *plan) fill(buf []byte, old []span, batch []*request) []byte {
+// image returns the new content of all jobs' chunks, one behind the other. It
+// is what was read from the origin where that is the same, otherwise in c.buf.
+func (c *committer) image(p *plan, old []span, batch []*request) []byte {
 	if p.err != nil {
-		return buf
+		return nil
 	}
+	if p.err = p.unread(old); p.err != nil {
+		return nil
+	}
+	size := int(p.store.layout.ChunkBytes) * len(p.jobs)
+	own := func(r *request) bool { return r.snap == p.snap }
+	if p.isAllOf(c.old) && !slices.ContainsFunc(batch, own) {
+		return c.old
+	}
+	c.buf = pageAligned(c.buf, size)
+	p.fill(c.buf, old)
+	for _, r := range batch {
+		if own(r) {
+			p.overlay(c.buf, r)
+		}
+	}
+	return c.buf
+}
+
+// unread returns why the old content of a job's chunk is not there, nil if all is.
+func (p *plan) unread(old []span) error {
+	for _, s := range old {
+		if s.err == nil {
+			continue
+		}
+		for _, j := range p.jobs {
+			if off, end := p.bounds(j); !j.whole && off < s.end && s.off < end {
+				return fmt.Errorf("its origin could not be read: %w", s.err)
+			}
+		}
+	}
+	return nil
+}
+
+// isAllOf reports whether the plan's chunks are just what was read, whole
+// chunks all of them.
+func (p *plan) isAllOf(old []byte) bool {
+	var read int64
+	for _, j := range p.jobs {
+		if off, end := p.bounds(j); !j.whole {
+			read += end - off
+		}
+	}
+	return read == int64(len(old)) && read == int64(len(p.jobs))*p.store.layout.ChunkBytes
+}
+
+// fill puts the old content of the jobs' chunks into buf, and zeroes behind
+// the origin's end.
+func (p *plan) fill(buf []byte, old []span) {
 	size := p.store.layout.ChunkBytes
-	buf = slices.Grow(buf[:0], len(p.jobs)*int(size))[:len(p.jobs)*int(size)]
 	for i, j := range p.jobs {
-		chunk := buf[i*int(size):][:size]
+		chunk := buf[int64(i)*size:][:size]
 		off, end := p.bounds(j)
 		if j.whole {
 			clear(chunk[end-off:])
 			continue
 		}
 		at, _ := slices.BinarySearchFunc(old, off, func(s span, off int64) int { return cmp.Compare(s.end-1, off) })
-		if old[at].err != nil {
-			p.err = fmt.Errorf("its origin could not be read: %w", old[at].err)
-			return buf
-		}
 		clear(chunk[copy(chunk, old[at].data[off-old[at].off:end-old[at].off]):])
 	}
-	for _, r := range batch {
-		if r.snap == p.snap {
-			p.overlay(buf, r)
-		}
-	}
-	return buf
 }
 
 // overlay makes a snapshot's own change in its new chunks.
@@ -138,19 +175,45 @@ func (p *plan) overlay(buf []byte, r *request) {
 
 // writeChunks writes the new chunks, and all areas but the current one: what
 // stands in them does not count until the current area is full on disk.
-func (p *plan) writeChunks(buf []byte) {
+func (c *committer) writeChunks(p *plan, image []byte) {
+	if p.err != nil {
+		return
+	}
+	pieces := p.pieces()
 	size := p.store.layout.ChunkBytes
-	for i := 0; i < len(p.jobs) && p.err == nil; {
+	c.each(len(pieces), func(i int) {
+		w := &pieces[i]
+		_, w.err = p.store.dev.WriteAt(image[int64(w.first)*size:int64(w.last)*size], p.store.layout.Off(p.jobs[w.first].New))
+	})
+	for _, w := range pieces {
+		if w.err != nil {
+			p.err = fmt.Errorf("its COW device failed (chunk %d): %w", p.jobs[w.first].New, w.err)
+			return
+		}
+	}
+	p.enter()
+}
+
+// piece is a run of jobs whose chunks are written at once.
+type piece struct {
+	first, last int // the jobs [first, last)
+	err         error
+}
+
+// pieces divides the jobs into runs of adjacent new chunks, none larger than
+// pieceBytes unless its one chunk is.
+func (p *plan) pieces() []piece {
+	var out []piece
+	most := max(1, pieceBytes/int(p.store.layout.ChunkBytes))
+	for i := 0; i < len(p.jobs); {
 		n := i + 1
-		for n < len(p.jobs) && p.jobs[n].New == p.jobs[n-1].New+1 {
+		for n < len(p.jobs) && n-i < most && p.jobs[n].New == p.jobs[n-1].New+1 {
 			n++
 		}
-		p.write("chunk", p.jobs[i].New, buf[int64(i)*size:int64(n)*size])
+		out = append(out, piece{first: i, last: n})
 		i = n
 	}
-	if p.err == nil {
-		p.enter()
-	}
+	return out
 }
 
 // enter puts the exceptions into the areas' images.

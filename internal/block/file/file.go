@@ -2,7 +2,9 @@
 // (a disk, a partition, a loop device).
 //
 // It goes through the page cache by pread and pwrite, so any offset and length
-// works. What is special to Linux (locks on block devices, holes, discard,
+// works. A large write from page-aligned memory bypasses it where the file system
+// has direct I/O (Linux): copying it into fresh pages would take longer than
+// the disk does, and push out what others read. What else is special to Linux (locks on block devices, holes, discard,
 // the search for loop devices) has plain substitutes elsewhere: files only, and
 // zeroes are written as bytes.
 //
@@ -31,6 +33,8 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
+	"unsafe"
 
 	"cowl/internal/block"
 	"cowl/internal/errs"
@@ -57,13 +61,15 @@ type Options struct {
 //
 // Locks inside: mu is taken alone. ReadAt and WriteAt take none.
 type Device struct {
-	f       *os.File
-	path    string
-	caps    block.Caps
-	disk    bool // a block device, not a regular file
-	size    atomic.Int64
-	sync    func(*os.File) error // datasync; tests replace it
-	noHoles atomic.Bool          // the file system cannot punch holes
+	f        *os.File
+	direct   *os.File // the same file for direct I/O; nil where there is none
+	path     string
+	caps     block.Caps
+	disk     bool // a block device, not a regular file
+	size     atomic.Int64
+	sync     func(*os.File) error // datasync; tests replace it
+	noHoles  atomic.Bool          // the file system cannot punch holes
+	noDirect atomic.Bool          // direct I/O failed
 
 	// written counts the changes that were made, and is raised before their
 	// calls return. A flush that reads it first covers all that it counts.
@@ -154,7 +160,9 @@ func adopt(f *os.File, path string, o Options) (*Device, error) {
 	d.caps.ReadOnly = o.ReadOnly
 	if o.ReadOnly {
 		d.caps.Discard, d.caps.Zeroes = false, false
+		return d, nil
 	}
+	d.direct = openDirect(f)
 	return d, nil
 }
 
@@ -239,9 +247,37 @@ func (d *Device) WriteAt(p []byte, off int64) (int, error) {
 	if err := d.checkChange(off, int64(len(p))); err != nil {
 		return 0, err
 	}
-	n, err := d.f.WriteAt(p, off)
+	n, err := d.write(p, off)
 	d.written.Add(1)
 	return n, err
+}
+
+const (
+	// directBytes is from how many bytes on a write bypasses the page cache. A
+	// smaller one is sooner copied than the disk has answered.
+	directBytes = 256 << 10
+
+	// directAlign is what direct I/O asks of memory, offset and length at most:
+	// no logical block is larger than a page.
+	directAlign = 4096
+)
+
+// write writes by direct I/O where that is possible and pays. The kernel drops
+// what the page cache has of the range, so that both ways can be mixed.
+func (d *Device) write(p []byte, off int64) (int, error) {
+	if d.direct == nil || len(p) < directBytes || d.noDirect.Load() || !isAligned(p, off) {
+		return d.f.WriteAt(p, off)
+	}
+	n, err := d.direct.WriteAt(p, off)
+	if errors.Is(err, syscall.EINVAL) { // this file system asks for more
+		d.noDirect.Store(true)
+		return d.f.WriteAt(p, off)
+	}
+	return n, err
+}
+
+func isAligned(p []byte, off int64) bool {
+	return (int64(len(p))|off|int64(uintptr(unsafe.Pointer(&p[0]))))%directAlign == 0
 }
 
 // checkChange checks a change's range and that changes are allowed at all.
@@ -363,6 +399,11 @@ func (d *Device) Grow(size int64) error {
 func (d *Device) Caps() block.Caps { return d.caps }
 
 // Close implements block.Device. It releases the lock.
-func (d *Device) Close() error { return d.f.Close() }
+func (d *Device) Close() error {
+	if d.direct != nil {
+		d.direct.Close() // what it wrote is as durable as Flush has made it
+	}
+	return d.f.Close()
+}
 
 var _ block.Device = (*Device)(nil)

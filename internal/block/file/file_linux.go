@@ -28,6 +28,17 @@ func datasync(f *os.File) error {
 	return retry(func() error { return unix.Fdatasync(int(f.Fd())) })
 }
 
+// openDirect opens a file once more, for direct I/O. It returns nil where the
+// file system has none. The file is found by its descriptor: its path may be
+// another's by now. The lock stays with the descriptor that took it.
+func openDirect(f *os.File) *os.File {
+	direct, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDWR|unix.O_DIRECT, 0)
+	if err != nil {
+		return nil
+	}
+	return direct
+}
+
 // retry calls again what a signal interrupted.
 func retry(call func() error) error {
 	for {

@@ -20,6 +20,8 @@ const (
 // datasync is fsync, and on darwin F_FULLFSYNC: package os sees to that.
 func datasync(f *os.File) error { return f.Sync() }
 
+func openDirect(*os.File) *os.File { return nil }
+
 func geometry(_ *os.File, info fs.FileInfo, _ bool) (int64, block.Caps, error) {
 	return info.Size(), block.Caps{BlockSize: block.SectorSize}, nil
 }
