@@ -1,0 +1,55 @@
+package file
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"path/filepath"
+	"testing"
+	"unsafe"
+)
+
+// Large aligned writes bypass the page cache, all others fill it. Whatever the
+// mixture, each read finds the last write.
+func TestDirectAndBufferedWritesMix(t *testing.T) {
+	d, err := Create(filepath.Join(t.TempDir(), "image"), 8<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if d.direct == nil {
+		t.Skip("this file system has no direct I/O")
+	}
+	rnd := rand.New(rand.NewPCG(1, 2))
+	want := make([]byte, d.Size())
+	memory := make([]byte, 2<<20+4096)
+	skip := -int(uintptr(unsafe.Pointer(&memory[0]))) & 4095
+	direct := 0
+	for range 300 {
+		n := []int{512, 4096, 12345, directBytes, directBytes + 4096, 1 << 20}[rnd.IntN(6)]
+		off := rnd.Int64N(d.Size() - int64(n))
+		p := memory[1:][:n]
+		if rnd.IntN(3) > 0 { // memory and place of a commit
+			off, p = off&^4095, memory[skip:][:n]
+		}
+		for i := range p {
+			p[i] = byte(rnd.Uint32())
+		}
+		if n >= directBytes && isAligned(p, off) {
+			direct++
+		}
+		if _, err := d.WriteAt(p, off); err != nil {
+			t.Fatal(err)
+		}
+		copy(want[off:], p)
+		got := make([]byte, min(int64(n)+8192, d.Size()-max(0, off-4096)))
+		if _, err := d.ReadAt(got, max(0, off-4096)); err != nil {
+			t.Fatal(err)
+		}
+		if at := max(0, off-4096); !bytes.Equal(got, want[at:at+int64(len(got))]) {
+			t.Fatalf("a write of %d bytes at %d reads otherwise", n, off)
+		}
+	}
+	if direct == 0 || d.noDirect.Load() {
+		t.Errorf("%d writes could go past the page cache; refused: %v", direct, d.noDirect.Load())
+	}
+}
