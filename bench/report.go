@@ -25,6 +25,7 @@ type results struct {
 type samples struct {
 	Rate      []float64 // requests a second; MB/s if sequential
 	CPUMicros []float64 `json:",omitempty"` // of the server, for each request
+	Client    []float64 // percent of a core that fio took
 }
 
 func (r *results) add(server, job string, m measurement) {
@@ -37,6 +38,7 @@ func (r *results) add(server, job string, m measurement) {
 		r.Measured[server][job] = s
 	}
 	s.Rate = append(s.Rate, m.rate)
+	s.Client = append(s.Client, m.client)
 	if m.cpuMicros >= 0 {
 		s.CPUMicros = append(s.CPUMicros, m.cpuMicros)
 	}
@@ -65,6 +67,7 @@ func (r *results) print(to io.Writer) {
 	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
 	r.printRates(w)
 	r.printCPU(w)
+	r.printClient(w)
 	r.printRatios(w)
 	r.printCounts(w)
 	w.Flush()
@@ -125,6 +128,13 @@ func (r *results) printCPU(w *tabwriter.Writer) {
 			}
 			return "\t-"
 		})
+}
+
+// printClient tells how much of a core fio took: near 100 it is what limits, and
+// no server can be faster.
+func (r *results) printClient(w *tabwriter.Writer) {
+	r.table(w, "client's CPU, % of a core", "", func(m *samples) string { return fmt.Sprintf("%.0f", median(m.Client)) },
+		func(string) string { return "" })
 }
 
 func (r *results) printRatios(w *tabwriter.Writer) {

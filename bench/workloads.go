@@ -106,6 +106,7 @@ type target struct {
 type measurement struct {
 	rate      float64 // requests a second; MB/s if sequential
 	cpuMicros float64 // of the server, for each request; negative if unknown
+	client    float64 // percent of a core that fio took
 }
 
 // fio runs a job and returns what it measured.
@@ -192,6 +193,8 @@ func parseFio(out []byte, j job, n int) (measurement, error) {
 		Jobs []struct {
 			Read, Write side
 			Error       int
+			User        float64 `json:"usr_cpu"` // percent
+			System      float64 `json:"sys_cpu"`
 		}
 	}
 	if i := bytes.IndexByte(out, '{'); i > 0 {
@@ -208,8 +211,9 @@ func parseFio(out []byte, j job, n int) (measurement, error) {
 		return measurement{}, fmt.Errorf("fio did %d of %d requests, error %d", s.Total, n, report.Jobs[0].Error)
 	}
 	seconds := max(s.Runtime, 1) / 1000
+	m := measurement{rate: float64(s.Total) / seconds, client: report.Jobs[0].User + report.Jobs[0].System}
 	if j.kind == sequentialReads || j.kind == sequentialWrites {
-		return measurement{rate: s.Bytes / 1e6 / seconds}, nil
+		m.rate = s.Bytes / 1e6 / seconds
 	}
-	return measurement{rate: float64(s.Total) / seconds}, nil
+	return m, nil
 }
