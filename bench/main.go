@@ -7,6 +7,7 @@
 //	go run ./bench -quick               does it work? no numbers worth reading
 //	go run ./bench -only cowl,nbdkit    servers whose name begins so
 //	go run ./bench -jobs rr32,fwf32     the acts that these jobs are in
+//	go run ./bench -pauses              what requests notice of a snapshot's creation
 package main
 
 import (
@@ -49,6 +50,7 @@ type bench struct {
 	only    []string // prefixes of servers' names
 	jobs    []string // names; nil is all
 	counted bool     // count device operations as well
+	pauses  bool     // measure snapshots' creation instead
 	results results
 }
 
@@ -74,6 +76,7 @@ func run(ctx context.Context) error {
 	asJSON := flag.Bool("json", false, "print everything that was measured as JSON")
 	flag.StringVar(&b.cowl, "cowl", "", "measure this program instead of building one")
 	where := flag.String("dir", os.TempDir(), "keep files below this directory; it should be on a disk, with room for 12 volumes")
+	flag.BoolVar(&b.pauses, "pauses", false, "measure how long I/O pauses while snapshots are created, and nothing else")
 	flag.BoolVar(&b.counted, "counts", true, "count cowl's device operations, if strace is installed")
 	flag.Parse()
 
@@ -140,6 +143,9 @@ func (b *bench) build() error {
 // so that what compares them is seconds apart; each round begins with another.
 func (b *bench) measure() error {
 	b.results = b.newResults()
+	if b.pauses {
+		return b.measurePauses()
+	}
 	for round := range b.rounds {
 		servers := b.available()
 		if len(servers) == 0 {

@@ -19,6 +19,7 @@ type results struct {
 	PeakKiB               map[string]int64               // by server, over all acts
 	Ratios                []measuredRatio
 	Counts                []counts
+	Pauses                []pauses
 }
 
 // samples are one server's rounds of one job, in order.
@@ -65,6 +66,9 @@ func (r *results) print(to io.Writer) {
 	}
 	fmt.Fprintf(to, "\nload average before %s, after %s\n", r.LoadBefore, r.LoadAfter)
 	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
+	if r.printPauses(to); len(r.Measured) == 0 {
+		return
+	}
 	r.printRates(w)
 	r.printCPU(w)
 	r.printClient(w)

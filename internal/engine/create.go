@@ -67,21 +67,21 @@ func (g *Group) isActive() bool {
 //  1. allocate the stores in a copy of the metadata;
 //  2. format them on extents that are still free, and flush: whoever finds the
 //     new metadata, cowl, lvm2 or the kernel, finds an empty store with it;
-//  3. precommit, and flush the origins while they are still in use, so that
-//     little is left for step 5;
+//  3. precommit;
 //  4. suspend the origins: requests in flight finish, new ones wait;
-//  5. flush them: what was written before the instant is in the snapshot, also
-//     after a crash;
-//  6. attach the stores, so that nothing can fail behind the commit;
-//  7. commit: up to here there is no snapshot, from here on there is;
-//  8. resume.
+//  5. attach the stores, so that nothing can fail behind the commit: this is
+//     the instant. What is written from now on is copied out first;
+//  6. resume: the pause is over, and there was no I/O in it;
+//  7. flush the origins: what was written before the instant is in the
+//     snapshots, also after a crash;
+//  8. commit: up to here a crash leaves no snapshot, from here on there is one.
 //
 // LVM2 commits the store as a plain volume first, because device-mapper can
 // only zero what is active, and turns it into a snapshot with a second commit;
 // a crash between the two leaves a volume that nobody asked for.
 //
-// If anything fails, the origins resume without the stores, and what was
-// precommitted is taken back. If it was the commit, and the old metadata cannot
+// If anything fails, the stores are detached again, and what was precommitted
+// is taken back. If it was the commit, and the old metadata cannot
 // be written again either, the disks may say that there are snapshots; then the
 // stores stay attached, so that what they hold is true in either case, until
 // another commit has decided it.
@@ -163,32 +163,20 @@ func (g *Group) commitSnapshots(ctx context.Context, next *volume.Group, births 
 		return err
 	}
 	families := familiesOf(births)
-	for _, f := range families {
+	for _, f := range families { // while they are in use: little is left to wait for
 		f.origin.Settle()
-		if err := f.top.base.Flush(); err != nil {
-			return errors.Join(err, g.store.Revert())
-		}
 	}
-	for _, f := range families {
-		f.top.suspend()      // 4
-		defer f.top.resume() // 8
-	}
-	err := ctx.Err() // the last chance to leave
+	err := attachAll(ctx, families, births)
 	for _, f := range families {
 		if err == nil {
-			err = f.origin.Flush() // 5
-		}
-	}
-	for _, b := range births {
-		if err == nil {
-			err = b.attach() // 6
+			err = f.origin.Flush() // 7
 		}
 	}
 	if err != nil {
 		detach(births)
 		return errors.Join(err, g.store.Revert())
 	}
-	err = g.commitStaged(func() { // 7
+	err = g.commitStaged(func() { // 8
 		for _, b := range births {
 			if b.vol != nil {
 				b.family.snaps = append(b.family.snaps, b.vol)
@@ -204,6 +192,23 @@ func (g *Group) commitSnapshots(ctx context.Context, next *volume.Group, births 
 		detach(births)
 	}
 	return err
+}
+
+// attachAll is steps 4 to 6.
+func attachAll(ctx context.Context, families []*family, births []*birth) error {
+	for _, f := range families {
+		f.top.suspend()
+		defer f.top.resume()
+	}
+	if err := ctx.Err(); err != nil { // the last chance to leave
+		return err
+	}
+	for _, b := range births {
+		if err := b.attach(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // familiesOf returns the active families that get snapshots, each once.
