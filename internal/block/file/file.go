@@ -47,7 +47,8 @@ type Lock uint8
 // Devices; on a Linux block device, also mounts, device-mapper and md.
 const (
 	None      Lock = iota // anything
-	Exclusive             // not open with Exclusive elsewhere, here or in another process
+	Exclusive             // not open with Exclusive or Shared elsewhere, here or in another process
+	Shared                // open with Shared elsewhere, not with Exclusive: what all read, nobody changes
 )
 
 // Options say how to open a file. The zero Options are for reading and writing
@@ -81,9 +82,11 @@ type Device struct {
 }
 
 // Open opens an existing regular file or block device. With an Exclusive lock
-// it fails with errs.Busy, naming the path, when somebody else has one; on
+// it fails with errs.Busy, naming the path, when somebody else has a lock; on
 // Linux also when the file is behind a loop device, through which the kernel
-// may write to it.
+// may write to it. With a Shared lock it fails when somebody has an Exclusive
+// one, or the kernel may write to it at this moment: a mount or a device-mapper
+// table that comes later is not kept away.
 func Open(path string, o Options) (*Device, error) {
 	// Looking first keeps from blocking on a FIFO.
 	info, err := os.Stat(path)
@@ -144,8 +147,12 @@ func adopt(f *os.File, path string, o Options) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.Lock == Exclusive && !disk {
-		if err := lockFile(f, path); err != nil {
+	if o.Lock != None {
+		lock := lockFile
+		if disk {
+			lock = lockDisk
+		}
+		if err := lock(f, path, o.Lock); err != nil {
 			return nil, err
 		}
 	}
@@ -166,23 +173,25 @@ func adopt(f *os.File, path string, o Options) (*Device, error) {
 	return d, nil
 }
 
-// lockFile takes the exclusive lock of a regular file.
-func lockFile(f *os.File, path string) error {
-	taken, err := tryLock(f)
+// lockFile takes the lock of a regular file.
+func lockFile(f *os.File, path string, lock Lock) error {
+	taken, err := tryLock(f, lock == Shared)
 	if err != nil {
 		return fmt.Errorf("lock %s: %w", path, err)
 	}
 	if taken {
-		return errs.E(errs.Busy, "open %s: in use by another process", path)
+		return errBusy(path)
 	}
 	// A loop device that is set up after this check goes unnoticed: the kernel
 	// offers no lock against it.
-	if loop := loopOver(f); loop != "" {
+	if loop := loopOver(f, lock == Shared); loop != "" {
 		return errs.WithHint(errs.E(errs.Busy, "open %s: in use as loop device %s", path, loop),
 			"detach it first: losetup -d %s", loop)
 	}
 	return nil
 }
+
+func errBusy(path string) error { return errs.E(errs.Busy, "open %s: in use by another process", path) }
 
 // Create makes a sparse file of size bytes and opens it with an Exclusive lock.
 // It fails with errs.Exists if there is something by that name. The file's
@@ -229,6 +238,28 @@ func syncDir(dir string) error {
 
 // Path returns the path that the device was opened by.
 func (d *Device) Path() string { return d.path }
+
+// Stat returns what the file system knows of the open file or device, whatever
+// the path names by now.
+func (d *Device) Stat() (fs.FileInfo, error) { return d.f.Stat() }
+
+// Allocate gives the range of a regular file its place in the file system, so
+// that writing there cannot fail for lack of space. What it holds stays as it
+// is. Where the file system cannot do that in advance the error is
+// errors.ErrUnsupported; where it has no room, of kind errs.NoSpace.
+func (d *Device) Allocate(off, length int64) error {
+	if err := d.checkChange(off, length); err != nil || length == 0 {
+		return err
+	}
+	if d.disk {
+		return nil // it is all there
+	}
+	defer d.written.Add(1)
+	if err := allocate(d.f, off, length); err != nil {
+		return fmt.Errorf("allocate %d bytes of %s: %w", length, d.path, err)
+	}
+	return nil
+}
 
 // ReadAt implements block.Device.
 func (d *Device) ReadAt(p []byte, off int64) (int, error) {

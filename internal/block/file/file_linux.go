@@ -11,11 +11,13 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"cowl/internal/block"
+	"cowl/internal/errs"
 )
 
 const (
@@ -217,10 +219,54 @@ func ioctl(f *os.File, request uint, arg unsafe.Pointer) error {
 	})
 }
 
+// lockPatience is how long a lock on a disk is asked for. udev holds a shared
+// one while it looks at a disk, and each who asks for one here claims the disk
+// for a moment.
+const lockPatience = time.Second
+
+// lockDisk takes the lock of a block device. There are two of them. The claim
+// (O_EXCL) is the kernel's own, for mounts and device-mapper too, but one
+// holder's alone. So those who share hold a shared flock on the device's node,
+// and only make sure that there is no claim; those who have claimed it, by
+// opening it, make sure that there is no flock. Whichever of two does its half
+// first is seen by the other.
+func lockDisk(f *os.File, path string, lock Lock) error {
+	for deadline := time.Now().Add(lockPatience); ; time.Sleep(lockPatience / 50) {
+		err := tryLockDisk(f, path, lock)
+		if !errs.Is(err, errs.Busy) || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+func tryLockDisk(f *os.File, path string, lock Lock) error {
+	taken, err := tryLock(f, lock == Shared)
+	if err != nil {
+		return fmt.Errorf("lock %s: %w", path, err)
+	}
+	if taken {
+		return errBusy(path)
+	}
+	if lock == Exclusive {
+		return retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_UN) })
+	}
+	claim, err := os.OpenFile(path, os.O_RDONLY|diskLockFlag, 0)
+	if err != nil {
+		return explainOpen(path, true, err)
+	}
+	return claim.Close()
+}
+
+// allocate makes room for a range of a file. Its size stays as it is.
+func allocate(f *os.File, off, length int64) error {
+	return retry(func() error { return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, off, length) })
+}
+
 // loopOver returns the loop device that the file is behind, "" if none. The
 // kernel names the file by the path that it was opened by: one renamed, or
-// behind another mount namespace, is not recognised.
-func loopOver(f *os.File) string {
+// behind another mount namespace, is not recognised. One that only reads is
+// no matter if readers are welcome.
+func loopOver(f *os.File, readers bool) string {
 	own, err := f.Stat()
 	if err != nil {
 		return ""
@@ -232,9 +278,16 @@ func loopOver(f *os.File) string {
 			continue // detached meanwhile
 		}
 		backing, err := os.Stat(strings.TrimSuffix(string(path), "\n"))
-		if err == nil && os.SameFile(own, backing) {
-			return "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(name)))
+		disk := filepath.Dir(filepath.Dir(name))
+		if err == nil && os.SameFile(own, backing) && !(readers && isReadOnly(disk)) {
+			return "/dev/" + filepath.Base(disk)
 		}
 	}
 	return ""
+}
+
+// isReadOnly reports whether a disk, by its directory in sysfs, takes no writes.
+func isReadOnly(disk string) bool {
+	flag, err := os.ReadFile(filepath.Join(disk, "ro"))
+	return err == nil && strings.TrimSpace(string(flag)) == "1"
 }

@@ -1,6 +1,8 @@
 package file_test
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -116,6 +118,56 @@ func TestBlockDevicesDoNotGrow(t *testing.T) {
 	d := open(t, loopOf(t, 1<<20, 512), file.Options{})
 	if err := d.Grow(2 << 20); !errs.Is(err, errs.Unsupported) || d.Size() != 1<<20 {
 		t.Errorf("Grow of a block device: %v, size %d", err, d.Size())
+	}
+}
+
+func TestSharedBlockDevice(t *testing.T) {
+	sharing(t, loopOf(t, 1<<20, 512))
+}
+
+// Readers may share a file with a loop device that only reads.
+func TestSharedBehindLoopDevice(t *testing.T) {
+	d := create(t, 1<<20)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dev := loop(t, d.Path(), 512)
+	shared := file.Options{ReadOnly: true, Lock: file.Shared}
+	if _, err := file.Open(d.Path(), shared); !errs.Is(err, errs.Busy) || !strings.Contains(err.Error(), dev) {
+		t.Errorf("behind a loop device that writes: %v, want errs.Busy naming %s", err, dev)
+	}
+	if out, err := exec.Command("blockdev", "--setro", dev).CombinedOutput(); err != nil {
+		t.Fatalf("blockdev --setro: %v: %s", err, out)
+	}
+	open(t, d.Path(), shared)
+}
+
+func TestAllocate(t *testing.T) {
+	d := create(t, 8<<20)
+	content := []byte("as it was")
+	if _, err := d.WriteAt(content, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	err := d.Allocate(0, 4<<20)
+	if errors.Is(err, errors.ErrUnsupported) {
+		t.Skip("this file system does not allocate in advance")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := d.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if blocks := info.Sys().(*syscall.Stat_t).Blocks; blocks*512 < 4<<20 || info.Size() != 8<<20 {
+		t.Errorf("%d blocks, %d bytes", blocks, info.Size())
+	}
+	got := make([]byte, len(content))
+	if _, err := d.ReadAt(got, 1<<20); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("content %q, %v", got, err)
+	}
+	if err := d.Allocate(8<<20-1, 2); !errs.Is(err, errs.Usage) {
+		t.Errorf("behind the end: %v", err)
 	}
 }
 

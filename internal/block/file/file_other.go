@@ -39,5 +39,9 @@ func errNoDisk(path string) error {
 	return errs.E(errs.Unsupported, "%s: block devices are supported on Linux only", path)
 }
 
+func lockDisk(_ *os.File, path string, _ Lock) error { return errNoDisk(path) }
+
+func allocate(*os.File, int64, int64) error { return errors.ErrUnsupported }
+
 // loopOver returns "": loop devices are Linux's.
-func loopOver(*os.File) string { return "" }
+func loopOver(*os.File, bool) string { return "" }

@@ -8,5 +8,5 @@ import (
 )
 
 // tryLock fails: two writers at once must be impossible, so without a lock
-// there is no exclusive opening.
-func tryLock(*os.File) (taken bool, err error) { return false, errors.ErrUnsupported }
+// there is no opening with one.
+func tryLock(*os.File, bool) (taken bool, err error) { return false, errors.ErrUnsupported }

@@ -123,3 +123,46 @@ func TestExclusiveFile(t *testing.T) {
 	}
 	exclusion(t, d.Path())
 }
+
+// sharing checks what a shared lock lets in and keeps out.
+func sharing(t *testing.T, path string) {
+	shared := file.Options{ReadOnly: true, Lock: file.Shared}
+	exclusive := file.Options{Lock: file.Exclusive}
+	refused := func(when string, o file.Options) {
+		t.Helper()
+		d, err := file.Open(path, o)
+		if err == nil {
+			_ = d.Close()
+		}
+		if !errs.Is(err, errs.Busy) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v, want errs.Busy naming %s", when, err, path)
+		}
+	}
+	first := open(t, path, shared)
+	second := open(t, path, shared)
+	refused("to change what two read", exclusive)
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	refused("to change what one reads", exclusive)
+	if says, _, _ := holder(t, path); !strings.Contains(says, "in use") {
+		t.Errorf("another process says %q of what is read here", says)
+	}
+	if err := second.Close(); err != nil {
+		t.Fatal(err)
+	}
+	owner := open(t, path, exclusive)
+	refused("to read what somebody changes", shared)
+	if err := owner.Close(); err != nil {
+		t.Fatal(err)
+	}
+	open(t, path, shared)
+}
+
+func TestSharedFile(t *testing.T) {
+	d := create(t, 4096)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	sharing(t, d.Path())
+}

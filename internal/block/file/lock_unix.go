@@ -9,11 +9,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tryLock takes the file's exclusive lock, or reports that it is taken. The
-// lock belongs to this opening of the file, so it also holds within a process.
-func tryLock(f *os.File) (taken bool, err error) {
+// tryLock takes the file's lock, or reports that it is taken. The lock belongs
+// to this opening of the file, so it also holds within a process.
+func tryLock(f *os.File, shared bool) (taken bool, err error) {
+	how := unix.LOCK_EX
+	if shared {
+		how = unix.LOCK_SH
+	}
 	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err = unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 		if !errors.Is(err, unix.EINTR) {
 			break
 		}
