@@ -141,6 +141,22 @@ func (l Layout) SkipMetadata(chunk uint64) uint64 {
 	return chunk
 }
 
+// DataIndex returns how many chunks that can hold data lie before chunk.
+func (l Layout) DataIndex(chunk uint64) uint64 {
+	if chunk < FirstData {
+		return 0
+	}
+	area, pos := (chunk-1)/l.stride(), (chunk-1)%l.stride()
+	return area*uint64(l.PerArea()) + max(pos, 1) - 1
+}
+
+// DataChunk returns the chunk before which i chunks can hold data: the i-th,
+// counted from 0, that can.
+func (l Layout) DataChunk(i uint64) uint64 {
+	per := uint64(l.PerArea())
+	return i/per*l.stride() + FirstData + i%per
+}
+
 // Off returns the byte at which a chunk begins.
 func (l Layout) Off(chunk uint64) int64 { return int64(chunk) * l.ChunkBytes }
 

@@ -96,3 +96,21 @@ func FuzzArea(f *testing.F) {
 		}
 	})
 }
+
+func TestDataIndex(t *testing.T) {
+	for _, chunk := range []int64{512, 4096} {
+		l := Layout{ChunkBytes: chunk}
+		var index uint64
+		for c := range uint64(1000) {
+			if got := l.DataIndex(c); got != index {
+				t.Fatalf("chunks of %d: %d data chunks before chunk %d, want %d", chunk, got, c, index)
+			}
+			if l.IsData(c) {
+				if got := l.DataChunk(index); got != c {
+					t.Fatalf("chunks of %d: data chunk %d is chunk %d, want %d", chunk, index, got, c)
+				}
+				index++
+			}
+		}
+	}
+}
