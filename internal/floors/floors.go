@@ -45,6 +45,8 @@ var Table = []Row{
 		Imports: []string{"internal/block/...", "internal/errs"}},
 	{Path: "internal/manager", Holds: "groups and volumes by name, as verbs see them"},
 	{Path: "internal/engine", Holds: "a group's volumes as stacks of devices, changed while in use"},
+	{Path: "internal/overlay", Holds: "copy-on-write files over untouched disks and images",
+		Imports: []string{"internal/snap", "internal/volume", "internal/format/...", "internal/block/...", "internal/errs"}},
 	{Path: "internal/snap", Holds: "the copy-on-write store over two devices; nothing of LVM", Documented: true,
 		Imports: []string{"internal/format/dmsnap", "internal/block/...", "internal/errs"}},
 	{Path: "internal/fsread", Holds: "files of an ext2, ext3 or ext4, without mounting it", Documented: true,

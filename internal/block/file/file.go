@@ -243,6 +243,16 @@ func (d *Device) Path() string { return d.path }
 // the path names by now.
 func (d *Device) Stat() (fs.FileInfo, error) { return d.f.Stat() }
 
+// Sync makes everything durable that anybody wrote to the file, and its times,
+// which Flush does not.
+func (d *Device) Sync() error {
+	err := d.f.Sync()
+	if d.caps.ReadOnly && errors.Is(err, fs.ErrPermission) {
+		return nil // windows
+	}
+	return err
+}
+
 // Allocate gives the range of a regular file its place in the file system, so
 // that writing there cannot fail for lack of space. What it holds stays as it
 // is. Where the file system cannot do that in advance the error is
