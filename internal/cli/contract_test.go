@@ -49,6 +49,15 @@ var calls = map[string]call{
 	"verify":    {"verify nosuch", "verify disk.img"},
 	"restore":   {"restore nosuch vg/lv", "restore disk.img vg/lv"},
 	"demo":      {"", ""},
+
+	"overlay":         {"", ""},
+	"overlay create":  {"overlay create nosuch vm.cow", "overlay create disk.img vm.cow"},
+	"overlay list":    {"overlay list nosuch", "overlay list disk.img"},
+	"overlay usage":   {"overlay usage nosuch", "overlay usage disk.img"},
+	"overlay serve":   {"overlay serve nosuch", "overlay serve --nofiles disk.img"},
+	"overlay merge":   {"overlay merge -y nosuch", "overlay merge -y disk.img"},
+	"overlay rebase":  {"overlay rebase -y nosuch", "overlay rebase -y disk.img"},
+	"overlay discard": {"overlay discard -y nosuch", "overlay discard -y disk.img"},
 }
 
 // bystander runs commands in a directory of its own.
@@ -107,40 +116,48 @@ func (b *bystander) group() {
 	}
 }
 
-func eachVerb(t *testing.T, f func(*testing.T, *cobra.Command)) {
+// eachVerb runs f for every verb and every verb below one, by their full names.
+func eachVerb(t *testing.T, f func(t *testing.T, verb string)) {
 	a := &app{Env: &Env{Stdout: &bytes.Buffer{}, Stderr: &bytes.Buffer{}}}
-	for _, cmd := range a.root().Commands() {
-		if _, ok := calls[cmd.Name()]; !ok {
-			t.Errorf("the contract does not say how %s is called: add it to calls", cmd.Name())
-			continue
+	var walk func(cmds []*cobra.Command)
+	walk = func(cmds []*cobra.Command) {
+		for _, cmd := range cmds {
+			verb := strings.TrimPrefix(cmd.CommandPath(), "cowl ")
+			if _, ok := calls[verb]; !ok {
+				t.Errorf("the contract does not say how %s is called: add it to calls", verb)
+				continue
+			}
+			t.Run(verb, func(t *testing.T) { f(t, verb) })
+			walk(cmd.Commands())
 		}
-		t.Run(cmd.Name(), func(t *testing.T) { f(t, cmd) })
 	}
+	walk(a.root().Commands())
 }
 
 func TestContractHelp(t *testing.T) {
-	eachVerb(t, func(t *testing.T, cmd *cobra.Command) {
+	eachVerb(t, func(t *testing.T, verb string) {
 		b := &bystander{t: t, dir: t.TempDir()}
-		out, talk, code := b.run(cmd.Name(), "--help")
+		words := strings.Fields(verb)
+		out, talk, code := b.run(append(words, "--help")...)
 		if code != 0 || talk != "" {
 			t.Errorf("--help: exit code %d, stderr %q", code, talk)
 		}
-		for _, part := range []string{"Usage:", "Examples:", "Flags:", "cowl " + cmd.Name()} {
+		for _, part := range []string{"Usage:", "Examples:", "Flags:", "cowl " + verb} {
 			if !strings.Contains(out, part) {
 				t.Errorf("the help has no %q:\n%s", part, out)
 			}
 		}
-		if viaHelp, _, _ := b.run("help", cmd.Name()); viaHelp != out {
-			t.Errorf("cowl help %s says something else than --help", cmd.Name())
+		if viaHelp, _, _ := b.run(append([]string{"help"}, words...)...); viaHelp != out {
+			t.Errorf("cowl help %s says something else than --help", verb)
 		}
 	})
 }
 
 func TestContractBadOption(t *testing.T) {
-	eachVerb(t, func(t *testing.T, cmd *cobra.Command) {
+	eachVerb(t, func(t *testing.T, verb string) {
 		b := &bystander{t: t, dir: t.TempDir()}
 		for _, arg := range []string{"--no-such-option", "-@", "--config=x"} {
-			out, talk, code := b.run(cmd.Name(), arg)
+			out, talk, code := b.run(append(strings.Fields(verb), arg)...)
 			if code != exitUsage || out != "" {
 				t.Errorf("%s: exit code %d, stdout %q", arg, code, out)
 			}
@@ -152,8 +169,8 @@ func TestContractBadOption(t *testing.T) {
 }
 
 func TestContractMissingInput(t *testing.T) {
-	eachVerb(t, func(t *testing.T, cmd *cobra.Command) {
-		c := calls[cmd.Name()]
+	eachVerb(t, func(t *testing.T, verb string) {
+		c := calls[verb]
 		if c.missing == "" {
 			t.Skip("takes no input")
 		}
@@ -284,8 +301,8 @@ func TestNowhereToLook(t *testing.T) {
 
 func TestUnknownCommand(t *testing.T) {
 	b := &bystander{t: t, dir: t.TempDir()}
-	for name, hint := range map[string]string{"foo": "", "lvz": "lvs", "lvcreat": "lvcreate", "vgcretae": "vgcreate", "bakcup": "backup"} {
-		out, talk, code := b.run(name, "--whatever", "x")
+	for name, hint := range map[string]string{"foo": "", "lvz": "lvs", "lvcreat": "lvcreate", "vgcretae": "vgcreate", "bakcup": "backup", "overlay crate": "create"} {
+		out, talk, code := b.run(append(strings.Fields(name), "--whatever", "x")...)
 		if code != exitNoCommand || out != "" {
 			t.Errorf("%s: exit code %d, stdout %q", name, code, out)
 		}

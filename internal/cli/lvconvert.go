@@ -120,7 +120,7 @@ func isDelayed(ctx context.Context, g manager.Group, snapshot string) bool {
 // watch shows how far a merge is until it is done. It looks often, so that it
 // ends soon after the merge, and prints at the interval.
 func (c *lvconvert) watch(ctx context.Context, g manager.Group, vg, origin, snapshot string) error {
-	p := c.progress(fullName(vg, origin))
+	p := c.mergeProgress(fullName(vg, origin), c.interval)
 	defer p.stop()
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
@@ -185,13 +185,14 @@ type mergeProgress struct {
 // progressUnits is how finely the bar divides.
 const progressUnits = 10000
 
-func (c *lvconvert) progress(label string) *mergeProgress {
-	p := &mergeProgress{app: c.app, label: label, interval: 15 * time.Second}
-	if c.interval.given {
-		p.interval = time.Duration(c.interval.value) * time.Second
+// mergeProgress begins to show a merge: at the interval, if one was asked for.
+func (a *app) mergeProgress(label string, interval option[int]) *mergeProgress {
+	p := &mergeProgress{app: a, label: label, interval: 15 * time.Second}
+	if interval.given {
+		p.interval = time.Duration(interval.value) * time.Second
 	}
-	if c.Progress && !c.interval.given {
-		p.bars = mpb.New(mpb.WithOutput(c.Stderr), mpb.WithWidth(48))
+	if a.Progress && !interval.given {
+		p.bars = mpb.New(mpb.WithOutput(a.Stderr), mpb.WithWidth(48))
 		p.bar = p.bars.AddBar(progressUnits,
 			mpb.PrependDecorators(decor.Name(indent+label+": Merged ")),
 			mpb.AppendDecorators(decor.Percentage()), mpb.BarRemoveOnComplete())

@@ -28,6 +28,7 @@ type CreateOptions struct {
 	// its own directory.
 	BackingAnywhere bool
 	Now             time.Time
+	Test            bool // only find out whether it could be made
 }
 
 // Create makes an overlay over a base in a new file. The file is sparse, and
@@ -60,6 +61,9 @@ func Create(path, basePath string, o CreateOptions) (info *Info, err error) {
 	chunk, size, err := storeSize(b.dev.Size(), o)
 	if err != nil {
 		return nil, err
+	}
+	if o.Test {
+		return &Info{Path: path, Base: abs, Format: formatName(b.format), Size: b.dev.Size(), Chunk: chunk}, nil
 	}
 	if err := makeFile(path, l, chunk, size); err != nil {
 		return nil, err
