@@ -168,7 +168,7 @@ func TestProgressWithoutATerminal(t *testing.T) {
 	var out bytes.Buffer
 	clock := time.Unix(0, 0)
 	c := &lvconvert{app: &app{Env: &Env{Stdout: &out, Now: func() time.Time { return clock }}}}
-	p := c.progress("vg/lv")
+	p := c.mergeProgress("vg/lv", c.interval)
 	for _, percent := range []float64{0, 1, 2} {
 		p.show(percent)
 		clock = clock.Add(10 * time.Second)

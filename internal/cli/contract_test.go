@@ -51,7 +51,7 @@ var calls = map[string]call{
 	"demo":      {"", ""},
 
 	"overlay":         {"", ""},
-	"overlay create":  {"overlay create nosuch vm.cow", "overlay create disk.img vm.cow"},
+	"overlay create":  {"overlay create nosuch vm.cow", "overlay create -t disk.img vm.cow"},
 	"overlay list":    {"overlay list nosuch", "overlay list disk.img"},
 	"overlay usage":   {"overlay usage nosuch", "overlay usage disk.img"},
 	"overlay serve":   {"overlay serve nosuch", "overlay serve --nofiles disk.img"},

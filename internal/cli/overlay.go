@@ -197,9 +197,11 @@ func overlayPercent(i *overlay.Info) string {
 		return "" // it could not be read while somebody writes it
 	}
 	return fields.Percent(&manager.CowStatus{
-		Allocated: i.Usage.Allocated, Total: i.Usage.Total, Metadata: i.Usage.Metadata, Invalid: i.Usage.Invalid,
+		Allocated: sectors(i.Usage.Allocated), Total: sectors(i.Usage.Total), Metadata: sectors(i.Usage.Metadata), Invalid: i.Usage.Invalid,
 	})
 }
+
+func sectors(bytes int64) volume.Sectors { return volume.Sectors(bytes / 512) }
 
 // overlayJSON is an overlay in --json. Sizes are in bytes.
 type overlayJSON struct {
@@ -328,7 +330,7 @@ func (a *app) serveOverlay(ctx context.Context, path, socket string, noFiles, re
 func (a *app) overlayPlace(path, socket string, noFiles bool) (daemon.DeviceOptions, error) {
 	name := filepath.Base(path)
 	o := daemon.DeviceOptions{Name: name, Log: slog.New(slog.NewTextHandler(a.Stderr, nil))}
-	paths, err := daemon.PathsFor(a.runDir(), "overlay@"+name)
+	paths, err := daemon.PathsFor(a.runDir(), "overlay~"+name)
 	if err != nil {
 		return o, errs.WithHint(err, "Choose a socket: --socket")
 	}
@@ -511,7 +513,7 @@ func (a *app) discardOverlay(path string, force bool) error {
 		return nil
 	}
 	if !force {
-		ok, err := a.confirm("Do you really want to remove overlay %s with %s of changes?", path, sizeText(int64(i.Chunks)*i.Chunk))
+		ok, err := a.confirm("Do you really want to remove overlay %s with %d changed chunks?", path, i.Chunks)
 		if err != nil || !ok {
 			return errors.Join(err, errors.New("Overlay "+path+" not removed."))
 		}

@@ -102,11 +102,14 @@ func (a *app) commonFlags(f *pflag.FlagSet) {
 	f.StringVar(&a.devicesFile, "devicesfile", "", "use the devices that this `file` lists")
 }
 
-// noCommand is the error for a verb that does not exist.
-func noCommand(root *cobra.Command, name string) error {
-	err := coded{errs.E(errs.Usage, "No such command '%s'.  Try 'cowl help'.", name), exitNoCommand}
-	root.SuggestionsMinimumDistance = 2
-	if near := root.SuggestionsFor(name); len(near) > 0 {
+// noCommand is the error for a verb that does not exist, below the root or
+// below another verb.
+func noCommand(parent *cobra.Command, name string) error {
+	path := strings.Fields(parent.CommandPath())[1:]
+	err := coded{errs.E(errs.Usage, "No such command '%s'.  Try '%s'.",
+		strings.Join(append(path, name), " "), strings.Join(append([]string{"cowl", "help"}, path...), " ")), exitNoCommand}
+	parent.SuggestionsMinimumDistance = 2
+	if near := parent.SuggestionsFor(name); len(near) > 0 {
 		return errs.WithHint(err, "Did you mean '%s'?", strings.Join(near, "' or '"))
 	}
 	return err
@@ -210,10 +213,11 @@ func expand(root *cobra.Command, args []string) ([]string, error) {
 	if err != nil {
 		return args, nil
 	}
-	if cmd == root { // cobra would complain of the verb's options first
-		if len(rest) > 0 && !strings.HasPrefix(rest[0], "-") && !strings.HasPrefix(rest[0], "__") {
-			return nil, noCommand(root, rest[0])
-		}
+	// cobra would complain of the verb's options first
+	if cmd.HasSubCommands() && len(rest) > 0 && !strings.HasPrefix(rest[0], "-") && !strings.HasPrefix(rest[0], "__") {
+		return nil, noCommand(cmd, rest[0])
+	}
+	if cmd == root {
 		return args, nil
 	}
 	out := slices.Clone(args)

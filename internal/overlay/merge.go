@@ -97,7 +97,7 @@ func (m *merge) run(ctx context.Context, progress func(left, total int)) (err er
 		return err
 	}
 	// What cannot be merged has to be refused before anything says that it is.
-	if err := snap.NewOrigin(m.before, snap.OriginOptions{Manual: true}).StartMerge(store); err != nil {
+	if err := snap.NewOrigin(m.before, snap.OriginOptions{Manual: true}).StartMerge(store, m.label.Size); err != nil {
 		return err
 	}
 	if err := m.mark(ovlabel.Merging); err != nil {
@@ -109,7 +109,7 @@ func (m *merge) run(ctx context.Context, progress func(left, total int)) (err er
 	}
 	origin := snap.NewOrigin(base, snap.OriginOptions{Manual: true})
 	defer func() { err = errors.Join(err, origin.Close()) }()
-	if err := origin.StartMerge(store); err != nil {
+	if err := origin.StartMerge(store, m.label.Size); err != nil {
 		return err
 	}
 	if err := moveAll(ctx, origin, store, progress); err != nil {
