@@ -64,11 +64,12 @@ func TestHolesShow(t *testing.T) {
 }
 
 // loop attaches a file to a loop device for the time of the test.
-func loop(t *testing.T, path string, blockSize int) string {
+func loop(t *testing.T, path string, blockSize int, more ...string) string {
 	t.Helper()
 	judge.NeedLoop(t)
 	losetup := judge.Find("losetup")
-	out, err := exec.Command(losetup, "--find", "--show", "--sector-size", strconv.Itoa(blockSize), path).CombinedOutput()
+	args := append([]string{"--find", "--show", "--sector-size", strconv.Itoa(blockSize)}, more...)
+	out, err := exec.Command(losetup, append(args, path)...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("losetup: %v: %s", err, out)
 	}
@@ -127,19 +128,28 @@ func TestSharedBlockDevice(t *testing.T) {
 
 // Readers may share a file with a loop device that only reads.
 func TestSharedBehindLoopDevice(t *testing.T) {
-	d := create(t, 1<<20)
-	if err := d.Close(); err != nil {
-		t.Fatal(err)
-	}
-	dev := loop(t, d.Path(), 512)
 	shared := file.Options{ReadOnly: true, Lock: file.Shared}
-	if _, err := file.Open(d.Path(), shared); !errs.Is(err, errs.Busy) || !strings.Contains(err.Error(), dev) {
-		t.Errorf("behind a loop device that writes: %v, want errs.Busy naming %s", err, dev)
+	for _, readOnly := range []bool{false, true} {
+		d := create(t, 1<<20)
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		var args []string
+		if readOnly {
+			args = []string{"--read-only"}
+		}
+		dev := loop(t, d.Path(), 512, args...)
+		f, err := file.Open(d.Path(), shared)
+		if err == nil {
+			_ = f.Close()
+		}
+		switch {
+		case readOnly && err != nil:
+			t.Errorf("behind a loop device that only reads: %v", err)
+		case !readOnly && (!errs.Is(err, errs.Busy) || !strings.Contains(err.Error(), dev)):
+			t.Errorf("behind a loop device that writes: %v, want errs.Busy naming %s", err, dev)
+		}
 	}
-	if out, err := exec.Command("blockdev", "--setro", dev).CombinedOutput(); err != nil {
-		t.Fatalf("blockdev --setro: %v: %s", err, out)
-	}
-	open(t, d.Path(), shared)
 }
 
 func TestAllocate(t *testing.T) {
