@@ -81,7 +81,10 @@ func (d *Device) ReadAt(p []byte, off int64) (int, error) { return d.snap.ReadAt
 // WriteAt implements block.Device. Where there is no room for what it would
 // add it fails with errs.NoSpace and changes nothing.
 func (d *Device) WriteAt(p []byte, off int64) (int, error) {
-	release, err := d.begin(off, int64(len(p)))
+	if err := d.check(off, int64(len(p))); err != nil {
+		return 0, err
+	}
+	release, err := d.room.claim(off, int64(len(p)))
 	if err != nil {
 		return 0, err
 	}
@@ -93,9 +96,47 @@ func (d *Device) WriteAt(p []byte, off int64) (int, error) {
 	return n, d.explain(err)
 }
 
-// WriteZeroes implements block.Device.
+// zeroBytes is how far WriteZeroes looks ahead.
+const zeroBytes = 64 << 20
+
+// WriteZeroes implements block.Device. Where the base is known to read as
+// zeroes there is nothing to do: it does not change.
 func (d *Device) WriteZeroes(off, length int64) error {
-	release, err := d.begin(off, length)
+	if err := d.check(off, length); err != nil {
+		return err
+	}
+	for end := off + length; off < end; {
+		n := min(end-off, zeroBytes)
+		todo, err := d.notZero(off, n)
+		if err != nil {
+			return err
+		}
+		for _, e := range todo {
+			if err := d.zero(e.Off, e.Len); err != nil {
+				return err
+			}
+		}
+		off += n
+	}
+	return nil
+}
+
+// notZero returns the extents of a range that may hold something.
+func (d *Device) notZero(off, length int64) ([]block.Extent, error) {
+	var list []block.Extent
+	for e, err := range block.Coalesce(d.snap.Extents(off, length)) {
+		if err != nil {
+			return nil, err
+		}
+		if e.Depth == 0 || e.Kind == block.Data {
+			list = append(list, e)
+		}
+	}
+	return list, nil
+}
+
+func (d *Device) zero(off, length int64) error {
+	release, err := d.room.claim(off, length)
 	if err != nil {
 		return err
 	}
@@ -107,16 +148,12 @@ func (d *Device) WriteZeroes(off, length int64) error {
 	return d.explain(err)
 }
 
-// begin checks a change and makes room for it: for so many chunks, which are
-// to be released.
-func (d *Device) begin(off, length int64) (release int64, err error) {
+// check refuses a change that cannot be.
+func (d *Device) check(off, length int64) error {
 	if d.snap.Caps().ReadOnly {
-		return 0, block.ErrReadOnly
+		return block.ErrReadOnly
 	}
-	if err := block.CheckRange(off, length, d.snap.Size()); err != nil {
-		return 0, err
-	}
-	return d.room.claim(off, length)
+	return block.CheckRange(off, length, d.snap.Size())
 }
 
 // relieve publishes before too much is held back.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"cowl/internal/block"
 	"cowl/internal/block/blocktest"
@@ -446,7 +448,7 @@ func TestNoSpace(t *testing.T) {
 	if written != 6 { // of 8 chunks, header and area are two
 		t.Errorf("%d chunks were written, want 6", written)
 	}
-	if err := d.WriteZeroes(0, base.Size()); !errs.Is(err, errs.NoSpace) {
+	if err := d.WriteZeroes(32<<10, 32<<10); !errs.Is(err, errs.NoSpace) {
 		t.Errorf("zeroes without room: %v", err)
 	}
 	copy(want[100:], "rewritten")
@@ -527,5 +529,66 @@ func TestBaseFails(t *testing.T) {
 	d = openDevice(t, base, file)
 	if !bytes.Equal(blocktest.ReadAll(t, d), want) {
 		t.Error("opened again, the content has changed")
+	}
+}
+
+// What nobody flushes is on the disk a few seconds later.
+func TestPublishesByItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		base, want := random(t, rand.New(rand.NewPCG(1, 2)), 64<<10)
+		file := mem.New(useful(base.Size(), 4096))
+		newFile(t, file, base, 4096)
+		d, err := newDevice(base, file, deviceOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stored := func() int { return openDevice(t, base, file.Clone()).store.Count() }
+		for i := range 3 {
+			copy(want[i*5000:], "mine")
+			if _, err := d.WriteAt([]byte("mine"), int64(i)*5000); err != nil {
+				t.Fatal(err)
+			}
+			if n := stored(); n != i {
+				t.Errorf("write %d was published at once: %d exceptions", i, n)
+			}
+			time.Sleep(publishEvery + time.Second)
+			if n := stored(); n != i+1 {
+				t.Errorf("write %d is not published: %d exceptions", i, n)
+			}
+		}
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := blocktest.ReadAll(t, openDevice(t, base, file)); !bytes.Equal(got, want) {
+			t.Error("the content is not what was written")
+		}
+	})
+}
+
+// Zeroes where the base has none to hide need no chunk; elsewhere they do.
+func TestZeroesOverHoles(t *testing.T) {
+	base := mem.New(1 << 20)
+	want := make([]byte, base.Size())
+	for off := 100 << 10; off < 200<<10; off++ {
+		want[off] = 7
+	}
+	if _, err := base.WriteAt(want[100<<10:200<<10], 100<<10); err != nil {
+		t.Fatal(err)
+	}
+	file := mem.New(useful(base.Size(), 4096))
+	newFile(t, file, base, 4096)
+	d := openDevice(t, base, file)
+	must(t, d.WriteZeroes(0, 90<<10))
+	must(t, d.WriteZeroes(300<<10+1, 700<<10))
+	if n := d.store.Count(); n != 0 {
+		t.Errorf("zeroes over holes took %d chunks", n)
+	}
+	must(t, d.WriteZeroes(150<<10+5, 200<<10))
+	clear(want[150<<10+5 : 350<<10+5])
+	if n := d.store.Count(); n != 13 {
+		t.Errorf("zeroes over 50 KiB of data took %d chunks, want 13", n)
+	}
+	if got := blocktest.ReadAll(t, d); !bytes.Equal(got, want) {
+		t.Error("the content is not what was written")
 	}
 }
