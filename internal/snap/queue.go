@@ -37,7 +37,8 @@ type committer struct {
 	worker sync.WaitGroup
 	active bool // a worker runs
 	free   []*page
-	room   int64 // how much weight the stores have room for, at least; see measure
+	spare  map[int64]*page // empty, of a generation that is committed
+	room   int64           // how much weight the stores have room for, at least; see measure
 
 	// Commits that lost acknowledged writes, how many of them a flush has
 	// reported, and why the last one did.
@@ -73,7 +74,10 @@ func (c *committer) open() *generation {
 	if n := len(c.gens); n > 0 && !c.gens[n-1].sealed {
 		return c.gens[n-1]
 	}
-	g := &generation{seq: c.seq, pages: map[int64]*page{}, last: -1}
+	g := &generation{seq: c.seq, pages: c.spare, last: -1}
+	if c.spare = nil; g.pages == nil {
+		g.pages = map[int64]*page{}
+	}
 	c.seq++
 	c.gens = append(c.gens, g)
 	if !c.manual {
@@ -296,6 +300,8 @@ func (c *committer) next() {
 	for _, p := range g.pages {
 		c.free = append(c.free, p)
 	}
+	clear(g.pages)
+	c.spare = g.pages
 	for _, r := range g.reqs {
 		r.done = true
 	}
