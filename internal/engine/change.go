@@ -51,11 +51,13 @@ func (g *Group) adopt(alter func()) {
 	if alter != nil {
 		alter()
 	}
+	g.hasMoved()
 	g.mu.Unlock()
 	for _, b := range g.limbo {
 		b.detach()
 	}
 	g.limbo = nil
+	g.resupply()
 }
 
 // decide sees to it that the disks say what the group is. Before that nobody
@@ -236,19 +238,47 @@ func (g *Group) ExtendLV(ctx context.Context, spec volume.ExtendSpec) (*Result, 
 	if err != nil {
 		return nil, err
 	}
-	lv := c.Group.LV(spec.Name)
-	longer, err := g.mapExtents(c.Group, lv)
+	if err := g.commitLonger(c.Group, spec.Name); err != nil {
+		return nil, err
+	}
+	return g.warn(&Result{Names: c.LVs, Notes: c.Notes}), nil
+}
+
+// commitLonger commits metadata in which a volume is longer, and lets it be so.
+func (g *Group) commitLonger(next *volume.Group, name string) error {
+	longer, err := g.mapExtents(next, next.LV(name))
+	if err != nil {
+		return err
+	}
+	if err := g.commit(next); err != nil {
+		return err
+	}
+	if v := g.find(name); v != nil {
+		v.base.dev.Store(longer)
+		if v.store != nil {
+			v.store.Grow()
+			g.supplied(g.Model(), v)
+		}
+	}
+	return nil
+}
+
+// ChangeTags adds tags to a volume and removes others. Those that say what
+// becomes of a full snapshot count from then on.
+func (g *Group) ChangeTags(ctx context.Context, name string, add, remove []string) (*Result, error) {
+	if err := g.begin(ctx); err != nil {
+		return nil, err
+	}
+	defer g.unlock()
+	c, err := g.Model().ChangeTags(name, add, remove)
 	if err != nil {
 		return nil, err
 	}
 	if err := g.commit(c.Group); err != nil {
 		return nil, err
 	}
-	if v := g.find(spec.Name); v != nil {
-		v.base.dev.Store(longer)
-		if v.store != nil {
-			v.store.Grow()
-		}
+	if v := g.find(name); v != nil {
+		g.supplied(g.Model(), v)
 	}
 	return g.warn(&Result{Names: c.LVs, Notes: c.Notes}), nil
 }

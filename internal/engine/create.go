@@ -186,6 +186,11 @@ func (g *Group) commitSnapshots(ctx context.Context, next *volume.Group, births 
 	})
 	switch {
 	case err == nil:
+		for _, b := range births {
+			if b.vol != nil {
+				g.supplied(next, b.vol)
+			}
+		}
 	case g.undecided:
 		g.limbo = append(g.limbo, births...)
 	default:

@@ -26,11 +26,20 @@
 //   - A merge: the commit that marks it first, then the first merge step; when
 //     nothing is left to merge, the commit that removes the snapshot. What
 //     lies between can be cut anywhere and goes on at the next activation.
-//   - A larger volume: the commit first, then the longer table.
+//   - A larger volume: the commit first, then the longer table. So, too, a
+//     store that grows by itself: none of its new extents is written before.
 //
 // # Locks
 //
 // Group.changes (held by whatever alters metadata, tables or activation, over
 // I/O), then Group.mu (state in memory only), then a table's gate. A table's
 // gate is never taken with mu held, since closing it waits for I/O.
+//
+// Whoever holds changes may wait for requests (suspending a table) and for
+// commits (package snap's). So neither may wait for changes: a commit never
+// needs space that its store lacks, and a request that found none gives back
+// its table's gate, extends the store under changes as any other change does,
+// and is run again (grow.go). The goroutine that extends stores at their
+// thresholds takes changes in the same way, and is told by a channel that a
+// commit fills without waiting.
 package engine

@@ -154,7 +154,11 @@ func (g *Group) bring(f *family, model *volume.Group, s volume.Snap) error {
 	if err != nil {
 		return err
 	}
-	return f.join(model, s, v)
+	if err := f.join(model, s, v); err != nil {
+		return err
+	}
+	g.supplied(model, v)
+	return nil
 }
 
 // openStore returns a snapshot that is in no family yet.

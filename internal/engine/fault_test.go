@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"cowl/internal/block"
@@ -56,6 +57,30 @@ type breakable struct {
 	// may lists other bytes than those prepared that volumes may hold
 	// afterwards.
 	may map[string][]byte
+	// small says that b has a snapshot sb with a store that must grow, and what
+	// is to happen if it cannot.
+	small volume.OnFull
+}
+
+// had returns what volumes there were before.
+func (b breakable) had() []string {
+	if b.small != "" {
+		return []string{"a", "b", "s", "sb"}
+	}
+	return []string{"a", "b", "s"}
+}
+
+// overwriteB writes all of b, which has a small snapshot.
+func overwriteB(g *Group) error {
+	d, err := g.Open(ctx, "b", false)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if _, err := d.WriteAt(bytes.Repeat([]byte{5}, 2*extent), 0); err != nil {
+		return err
+	}
+	return d.Flush()
 }
 
 func breakables() []breakable {
@@ -63,22 +88,24 @@ func breakables() []breakable {
 		return func(g *Group) error { _, err := f(g); return err }
 	}
 	return []breakable{
-		{"lvcreate", just(func(g *Group) (*Result, error) { return g.CreateLV(ctx, lv("new", 1, "")) }), []string{"a", "b", "new", "s"}, false, nil},
+		{"lvcreate", just(func(g *Group) (*Result, error) { return g.CreateLV(ctx, lv("new", 1, "")) }), []string{"a", "b", "new", "s"}, false, nil, ""},
 		{"lvcreate -s", just(func(g *Group) (*Result, error) {
 			return g.CreateSnapshots(ctx, []volume.SnapshotSpec{snapOf("a", "sa", 4, ""), snapOf("b", "sb", 4, "")})
-		}), []string{"a", "b", "s", "sa", "sb"}, true, nil},
-		{"lvremove", just(func(g *Group) (*Result, error) { return g.RemoveLVs(ctx, []string{"s", "b"}) }), []string{"a"}, true, nil},
-		{"lvchange", just(func(g *Group) (*Result, error) { return g.SetReadOnly(ctx, "s", true) }), []string{"a", "b", "s"}, false, nil},
+		}), []string{"a", "b", "s", "sa", "sb"}, true, nil, ""},
+		{"lvremove", just(func(g *Group) (*Result, error) { return g.RemoveLVs(ctx, []string{"s", "b"}) }), []string{"a"}, true, nil, ""},
+		{"lvchange", just(func(g *Group) (*Result, error) { return g.SetReadOnly(ctx, "s", true) }), []string{"a", "b", "s"}, false, nil, ""},
 		{"lvextend", just(func(g *Group) (*Result, error) {
 			return g.ExtendLV(ctx, volume.ExtendSpec{Name: "b", Size: volume.Size{Extents: 4}})
-		}), []string{"a", "b", "s"}, false, nil},
+		}), []string{"a", "b", "s"}, false, nil, ""},
 		{"vgchange", func(g *Group) error {
 			if _, err := g.Deactivate(ctx); err != nil {
 				return err
 			}
 			_, err := g.Activate(ctx)
 			return err
-		}, []string{"a", "b", "s"}, false, nil},
+		}, []string{"a", "b", "s"}, false, nil, ""},
+		{"growth, or overflow", overwriteB, []string{"a", "b", "s", "sb"}, false, map[string][]byte{"b": {5}}, volume.OnFullInvalidate},
+		{"growth, or refusal", overwriteB, []string{"a", "b", "s", "sb"}, false, map[string][]byte{"b": {5}}, volume.OnFullReadOnly},
 		{"write", func(g *Group) error {
 			d, err := g.Open(ctx, "a", false)
 			if err != nil {
@@ -89,7 +116,7 @@ func breakables() []breakable {
 				return err
 			}
 			return d.Flush()
-		}, []string{"a", "b", "s"}, false, map[string][]byte{"a": {5}}},
+		}, []string{"a", "b", "s"}, false, map[string][]byte{"a": {5}}, ""},
 		{"write a snapshot", func(g *Group) error {
 			d, err := g.Open(ctx, "s", false)
 			if err != nil {
@@ -100,7 +127,7 @@ func breakables() []breakable {
 				return err
 			}
 			return d.Flush()
-		}, []string{"a", "b", "s"}, false, map[string][]byte{"s": {5}}},
+		}, []string{"a", "b", "s"}, false, map[string][]byte{"s": {5}}, ""},
 		{"lvconvert --merge", func(g *Group) error {
 			if _, err := g.Merge(ctx, "s"); err != nil {
 				return err
@@ -115,7 +142,7 @@ func breakables() []breakable {
 				return fmt.Errorf("the merge has stopped: %+v", g.Status().LVs["s"].Cow)
 			}
 			return nil
-		}, []string{"a", "b"}, false, map[string][]byte{"a": {1}}},
+		}, []string{"a", "b"}, false, map[string][]byte{"a": {1}}, ""},
 	}
 }
 
@@ -157,11 +184,14 @@ func (b breakable) fails(t *testing.T, dev *mem.Device, rule fault.Rule) bool {
 	t.Helper()
 	script := fault.New()
 	disk := &patient{script.Wrap("pv0", dev)}
-	g, err := open([]block.Device{disk})
+	g, err := openWith([]block.Device{disk}, Options{Growth: growing(b.small), Manual: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	must(t)(g.Activate(ctx))
+	if b.small != "" {
+		must(t)(g.CreateSnapshots(ctx, []volume.SnapshotSpec{snapOf("b", "sb", 1, "")}))
+	}
 	at := fmt.Sprintf("fault %d (%+v)", rule.Nth, rule)
 	var user block.Device
 	if b.open {
@@ -173,10 +203,13 @@ func (b breakable) fails(t *testing.T, dev *mem.Device, rule fault.Rule) bool {
 	if !fired && err != nil {
 		t.Fatalf("%s: without a fault: %v", at, err)
 	}
+	if s, ok := g.Status().LVs["sb"]; ok && b.small == volume.OnFullReadOnly && strings.HasPrefix(s.Cow.Reason, "it overflowed") {
+		t.Errorf("%s: %s", at, s.Cow.Reason)
+	}
 	if fired {
 		crashed := found1(t, dev.Clone())
 		// One fault leaves room to take back what failed.
-		if names := visible(crashed); err != nil && !rule.Always && !slices.Equal(names, []string{"a", "b", "s"}) && !b.merging(crashed) {
+		if names := visible(crashed); err != nil && !rule.Always && !slices.Equal(names, b.had()) && !b.merging(crashed) {
 			t.Errorf("%s: %v, and on disk are %q", at, err, names)
 		}
 		b.check(t, at+", then the power", crashed, err, nil)
@@ -257,7 +290,7 @@ func found1(t *testing.T, dev *mem.Device) *Group {
 func (b breakable) check(t *testing.T, at string, g *Group, err error, later map[string][]byte) {
 	t.Helper()
 	names := visible(g)
-	if !slices.Equal(names, b.after) && (err == nil || !slices.Equal(names, []string{"a", "b", "s"})) && !b.merging(g) {
+	if !slices.Equal(names, b.after) && (err == nil || !slices.Equal(names, b.had())) && !b.merging(g) {
 		t.Errorf("%s: volumes %q behind %v", at, names, err)
 	}
 	if _, aerr := g.Activate(ctx); aerr != nil {

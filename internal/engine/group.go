@@ -26,7 +26,9 @@ type Options struct {
 	Host   string    // for creation_host
 	Log    *slog.Logger
 
-	// Manual is snap.OriginOptions.Manual.
+	Growth Growth // of snapshots
+
+	// Manual is snap.OriginOptions.Manual, and leaves it to look to extend stores.
 	Manual bool
 
 	stepped bool // merges go on only by Group.step: for simulations
@@ -35,8 +37,15 @@ type Options struct {
 // Group is a volume group that this process owns. Its methods may be called in
 // parallel.
 type Group struct {
+	name  string
 	store *metastore.Store
 	opts  Options
+
+	// Of the goroutine that extends stores, which ends with life.
+	low     chan struct{} // holds one if it has to look
+	life    context.Context
+	end     context.CancelFunc
+	tending sync.WaitGroup
 
 	// changes is a lock that can be waited for with a context: who has put
 	// something in holds it.
@@ -50,6 +59,8 @@ type Group struct {
 	volumes  map[string]*vol    // by name, those of all families
 	whole    bool               // the group as such is active: new volumes are too
 	closed   bool
+	tends    bool          // the goroutine was started
+	moved    chan struct{} // closed when the metadata changes next
 
 	// undecided says that a commit failed so that the disks may hold either
 	// metadata. The next one that succeeds decides it.
@@ -80,9 +91,12 @@ func Open(store *metastore.Store, devs map[volume.UUID]block.Device, o Options) 
 	if err := volume.Validate(model); err != nil {
 		return nil, fmt.Errorf("volume group %s: %w", model.Name, err)
 	}
+	life, end := context.WithCancel(context.Background())
 	return &Group{
-		store: store, opts: o, model: model,
+		name: model.Name, store: store, opts: o, model: model,
+		low: make(chan struct{}, 1), life: life, end: end,
 		changes:  make(chan struct{}, 1),
+		moved:    make(chan struct{}),
 		devs:     maps.Clone(devs),
 		families: make(map[string]*family),
 		volumes:  make(map[string]*vol),
@@ -164,8 +178,8 @@ func (g *Group) Close() error {
 		return nil // a second Close
 	}
 	defer g.unlock()
+	g.setClosed()
 	g.mu.Lock()
-	g.closed = true
 	families := g.familyList()
 	g.families, g.volumes = map[string]*family{}, map[string]*vol{}
 	g.mu.Unlock()
@@ -175,4 +189,15 @@ func (g *Group) Close() error {
 		problems = append(problems, f.tearDown())
 	}
 	return errors.Join(problems...)
+}
+
+// setClosed ends what waits for changes of the group, and what makes some by
+// itself. The caller holds changes.
+func (g *Group) setClosed() {
+	g.mu.Lock()
+	g.closed = true
+	g.hasMoved()
+	g.mu.Unlock()
+	g.end()
+	g.tending.Wait()
 }

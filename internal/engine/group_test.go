@@ -112,7 +112,7 @@ func TestUsageOfAnEmptyStore(t *testing.T) {
 	g, _ := fresh(t, 1)
 	must(t)(g.CreateLV(ctx, lv("base", 16, "")))
 	must(t)(g.CreateSnapshots(ctx, []volume.SnapshotSpec{snapOf("base", "s", 16, "")}))
-	want := CowStatus{Allocated: 16, Total: 16 * extent / 512, Metadata: 16}
+	want := CowStatus{Allocated: 16, Total: 16 * extent / 512, Metadata: 16, OnFull: "invalidate"}
 	if got := g.Status().LVs["s"].Cow; *got != want {
 		t.Errorf("got %+v, want %+v", *got, want)
 	}

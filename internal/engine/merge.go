@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"cowl/internal/errs"
+	"cowl/internal/snap"
 	"cowl/internal/volume"
 )
 
@@ -19,6 +20,7 @@ type merge struct {
 	// Group's, and ends when the merge does, or at the next step after cancel.
 	cancel context.CancelFunc
 	done   chan struct{}
+	wait   holdUp // for room in the siblings; of whoever steps
 }
 
 // mergeDue reports whether a merge has waited for users and has none any
@@ -192,6 +194,14 @@ func (g *Group) runMerge(ctx context.Context, f *family, m *merge, done chan str
 // step moves a merge by one step and reports whether more are to follow.
 func (g *Group) step(ctx context.Context, f *family, m *merge) bool {
 	left, err := f.origin.MergeStep()
+	if no := snap.LacksRoom(err); no != nil { // in a sibling
+		m.wait.merges = !g.opts.stepped
+		if err = g.roomFor(ctx, f, no, &m.wait); err == nil || ctx.Err() != nil {
+			return true
+		}
+	} else {
+		m.wait = holdUp{}
+	}
 	if err != nil {
 		g.opts.Log.Error("merge stopped", "snapshot", m.vol.name, "origin", f.top.name, "err", err)
 		return false

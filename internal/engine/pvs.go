@@ -103,9 +103,7 @@ func (g *Group) RemoveGroup(ctx context.Context) (*Result, error) {
 	if err := g.store.Remove(); err != nil {
 		return nil, err
 	}
-	g.mu.Lock()
-	g.closed = true
-	g.mu.Unlock()
+	g.setClosed()
 	return g.warn(&Result{Names: []string{model.Name}}), nil
 }
 

@@ -83,10 +83,12 @@ func memory(n int, size int64) []block.Device {
 // found makes a group "vg" of the devices, pv0 being on the first.
 func found[D block.Device](t testing.TB, devs []D) {
 	t.Helper()
-	foundWith(t, devs, extent)
+	foundWith(t, devs, extent, 0)
 }
 
-func foundWith[D block.Device](t testing.TB, devs []D, extent int64) {
+// foundWith is found with extents of a size, of which each PV has so many; 0 is
+// as many as fit.
+func foundWith[D block.Device](t testing.TB, devs []D, extent, count int64) {
 	t.Helper()
 	stamp := volume.Stamp{NewID: newIDs(1), Time: clock().Unix(), Host: "host"}
 	spec := volume.GroupSpec{Name: "vg", ExtentSize: volume.Sectors(extent / 512)}
@@ -98,6 +100,9 @@ func foundWith[D block.Device](t testing.TB, devs []D, extent int64) {
 		}
 		pvs = append(pvs, pv)
 		spec.PVs = append(spec.PVs, pv.Spec())
+		if count > 0 {
+			spec.PVs[i].DataSize = volume.Sectors(extent * count / 512)
+		}
 	}
 	vg, err := volume.NewGroup(spec, stamp)
 	if err != nil {
@@ -140,6 +145,11 @@ func assemble[D block.Device](devs []D) (*metastore.Found, error) {
 // open returns the group on the devices, as another start of the program
 // would.
 func open[D block.Device](devs []D) (*Group, error) {
+	return openWith(devs, Options{Manual: true})
+}
+
+// openWith is open with options, of which it adds what makes runs repeat.
+func openWith[D block.Device](devs []D, o Options) (*Group, error) {
 	f, err := assemble(devs)
 	if err != nil {
 		return nil, err
@@ -154,13 +164,19 @@ func open[D block.Device](devs []D) (*Group, error) {
 			byID[pv.ID()] = pv.Dev
 		}
 	}
-	return Open(store, byID, Options{Now: clock, Random: seeded(f.Group.Seqno + 100), Host: "host", Manual: true})
+	o.Now, o.Random, o.Host = clock, seeded(f.Group.Seqno+100), "host"
+	return Open(store, byID, o)
 }
 
 // mustOpen closes the group at the end of the test.
 func mustOpen[D block.Device](t testing.TB, devs []D) *Group {
 	t.Helper()
-	g, err := open(devs)
+	return mustOpenWith(t, devs, Options{Manual: true})
+}
+
+func mustOpenWith[D block.Device](t testing.TB, devs []D, o Options) *Group {
+	t.Helper()
+	g, err := openWith(devs, o)
 	if err != nil {
 		t.Fatal(err)
 	}

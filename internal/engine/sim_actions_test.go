@@ -33,6 +33,8 @@ var actions = []action{
 	{"await", 4, (*sim).await},
 	{"restart", 3, (*sim).restart},
 	{"reactivate", 2, (*sim).reactivate},
+	{"tend", 4, (*sim).tend},
+	{"policy", 2, (*sim).policy},
 }
 
 // run does so many actions and looks at everything behind each.
@@ -131,6 +133,7 @@ func (s *sim) observe() {
 		if lv.merging {
 			continue
 		}
+		lv.room = int(status.LVs[name].Cow.Total.Bytes())/lv.chunk - 2
 		invalid := status.LVs[name].Cow.Invalid
 		if !invalid && len(lv.must) > lv.room {
 			s.fail("%s is valid with %d chunks in room for %d", name, len(lv.must), lv.room)
@@ -139,6 +142,10 @@ func (s *sim) observe() {
 			if len(lv.may) <= lv.room {
 				s.fail("%s is invalid with at most %d chunks in room for %d", name, len(lv.may), lv.room)
 			}
+			if lv.onFull == volume.OnFullReadOnly {
+				s.fail("%s is invalid although writes should have been refused", name)
+			}
+			s.checkNeed(name)
 			lv.invalid = true
 		}
 	}
@@ -146,6 +153,16 @@ func (s *sim) observe() {
 		if problem := s.state.lvs[name].check(s.g, status.LVs[name], false, false); problem != "" {
 			s.fail("%s: %s", name, problem)
 		}
+	}
+}
+
+// checkNeed fails if a snapshot overflowed that could have been extended. Beside
+// a merge, which gives its snapshot's extents back, nobody knows.
+func (s *sim) checkNeed(name string) {
+	merging := s.state.names(func(lv *simLV) bool { return lv.merging })
+	vg := s.g.Model()
+	if lv := vg.LV(name); s.growth.Enabled() && len(merging) == 0 && !s.state.lvs[name].delayed && vg.Free() > 0 {
+		s.fail("%s overflowed with %d extents, and %d are free", name, lv.Extents(), vg.Free())
 	}
 }
 
@@ -232,9 +249,26 @@ func (s *sim) write() bool {
 	}
 	p := s.bytes(n)
 	s.note("write %s %d+%d", name, off, n)
+	before := s.state.clone()
 	s.state.write(name, p, off)
-	s.request(name, func(d block.Device) error { _, err := d.WriteAt(p, int64(off)); return err })
+	s.request(name, func(d block.Device) error {
+		n, err := d.WriteAt(p, int64(off))
+		if !s.refused(name, err) {
+			return err
+		}
+		s.note("refused behind %d bytes", n)
+		if n > 0 {
+			before.write(name, p[:n], off)
+		}
+		s.state = before
+		return nil
+	})
 	return true
+}
+
+// refused reports whether an error is that of a snapshot which must live.
+func (s *sim) refused(name string, err error) bool {
+	return errs.Is(err, errs.NoSpace) && s.state.keeper(s.topOf(name)) != nil
 }
 
 func (s *sim) zero() bool {
@@ -247,7 +281,51 @@ func (s *sim) zero() bool {
 	n := min(size-off, (1+s.pick(32))*sector)
 	s.note("zero %s %d+%d", name, off, n)
 	s.state.write(name, make([]byte, n), off)
-	s.request(name, func(d block.Device) error { return d.WriteZeroes(int64(off), int64(n)) })
+	s.request(name, func(d block.Device) error {
+		err := d.WriteZeroes(int64(off), int64(n))
+		for s.refused(name, err) { // who knows how much was made
+			s.letOverflow(s.topOf(name))
+			err = d.WriteZeroes(int64(off), int64(n))
+		}
+		return err
+	})
+	return true
+}
+
+// letOverflow changes the policy of a snapshot that refuses its origin's writes.
+func (s *sim) letOverflow(origin string) {
+	s.setPolicy(s.state.keeper(origin).name, volume.OnFullInvalidate)
+}
+
+func (s *sim) setPolicy(name string, p volume.OnFull) {
+	s.note("lvchange --addtag %s %s", volume.OnFullTag(p), name)
+	s.change(func(next *simState) { next.lvs[name].onFull = p }, func() error {
+		_, err := s.g.ChangeTags(ctx, name, []string{volume.OnFullTag(p)}, nil)
+		return err
+	})
+}
+
+// policy changes what becomes of a snapshot when it is full.
+func (s *sim) policy() bool {
+	name := s.one(func(lv *simLV) bool { return lv.isSnapshot() && usableLV(lv) })
+	if name == "" || len(s.state.names(func(lv *simLV) bool { return lv.merging })) > 0 {
+		return false // a merge may find the old one
+	}
+	s.setPolicy(name, s.anyPolicy())
+	return true
+}
+
+func (s *sim) anyPolicy() volume.OnFull {
+	return []volume.OnFull{volume.OnFullInvalidate, volume.OnFullHold, volume.OnFullReadOnly}[s.pick(3)]
+}
+
+// tend extends what is above its threshold, which elsewhere a goroutine does.
+func (s *sim) tend() bool {
+	if !s.growth.Enabled() {
+		return false
+	}
+	s.note("tend")
+	s.g.look(ctx)
 	return true
 }
 
@@ -302,6 +380,7 @@ func (s *sim) snapshot() bool {
 			Origin: origin, Name: fmt.Sprintf("s%d_%d", len(s.log), i),
 			Size:      volume.Size{Extents: volume.Extents(least + s.pick(5))},
 			ChunkSize: volume.Sectors(chunk),
+			Tags:      []string{volume.OnFullTag(s.anyPolicy())},
 		})
 	}
 	s.note("lvcreate -s %+v", specs)
@@ -311,6 +390,7 @@ func (s *sim) snapshot() bool {
 			limit := (int(volume.CowMax(int64(len(next.lvs[spec.Origin].cur)), spec.ChunkSize)) + simExtent - 1) / simExtent
 			size := min(limit, int(spec.Size.Extents)) * simExtent
 			next.snapshot(spec.Origin, spec.Name, chunk, size/chunk-2)
+			next.lvs[spec.Name].onFull = volume.OnFull(strings.TrimPrefix(spec.Tags[0], volume.OnFullTag("")))
 		}
 	}, func() error {
 		_, err := s.g.CreateSnapshots(ctx, specs)
@@ -401,12 +481,26 @@ func (s *sim) await() bool {
 	for _, name := range names {
 		s.note("await %s", name)
 		if s.cuts == nil {
-			until(outside{}, name+" has been merged", func() bool { return s.g.Model().LV(name) == nil })
-		} else if err := stepToTheEnd(s.g, s.state.lvs[name].origin, name); err != nil {
+			until(outside{}, name+" has been merged", func() bool {
+				s.letWaiting()
+				return s.g.Model().LV(name) == nil
+			})
+		} else if err := s.state.stepToTheEnd(s.g, name); err != nil {
 			s.fail("%v", err)
 		}
 	}
 	return len(names) > 0
+}
+
+// letWaiting lets snapshots overflow for which a merge waits.
+func (s *sim) letWaiting() {
+	for name, lv := range s.g.Status().LVs {
+		if lv.Cow != nil && lv.Cow.Holding > 0 {
+			if err := s.state.letGo(s.g, s.state.lvs[name]); err != nil {
+				s.fail("%v", err)
+			}
+		}
+	}
 }
 
 // step moves a merge on where nobody else does.

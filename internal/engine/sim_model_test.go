@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"cowl/internal/block"
+	"cowl/internal/volume"
 )
 
 // simState is what a group should hold: the plain model beside which the
@@ -32,6 +33,8 @@ type simLV struct {
 	room      int          // chunks of data that the store holds
 	must, may map[int]bool // the origin's chunks that are, or may be, excepted
 	invalid   bool         // seen to be, which is for good
+	onFull    volume.OnFull
+	orOnFull  volume.OnFull // while it is changed
 
 	merging bool // its content is the origin's now, and it may be gone already
 	delayed bool // merging once the origin's user closes it, or after a crash
@@ -84,6 +87,17 @@ func (st *simState) snapshots(origin string) []*simLV {
 func (st *simState) mergingInto(origin string) *simLV {
 	for _, s := range st.snapshots(origin) {
 		if s.merging || s.delayed {
+			return s
+		}
+	}
+	return nil
+}
+
+// keeper returns a snapshot that refuses its origin's writes rather than
+// overflow, nil if there is none.
+func (st *simState) keeper(origin string) *simLV {
+	for _, s := range st.snapshots(origin) {
+		if s.onFull == volume.OnFullReadOnly && !s.invalid && !s.merging {
 			return s
 		}
 	}
@@ -221,6 +235,7 @@ func (st *simState) afterRecovery(g *Group) *simState {
 	for _, name := range next.names(func(lv *simLV) bool { return !lv.merging }) {
 		lv := next.lvs[name]
 		lv.flushed()
+		lv.onFull, lv.orOnFull = g.Model().LV(name).GrowthOf(volume.Growth{}).OnFull, ""
 		lv.must = map[int]bool{} // what was not flushed may be missing
 		if lv.isSnapshot() && status.LVs[name].Cow.Invalid {
 			lv.invalid = true

@@ -13,6 +13,8 @@ import (
 	"cowl/internal/block"
 	"cowl/internal/block/blocktest"
 	"cowl/internal/block/crash"
+	"cowl/internal/errs"
+	"cowl/internal/volume"
 )
 
 // sim runs random operations on a group beside the plain model.
@@ -21,8 +23,9 @@ type sim struct {
 	world *crash.World
 	log   []string // what was done, for messages
 
-	g    *Group
-	open map[string]block.Device // held open by a user
+	growth Growth
+	g      *Group
+	open   map[string]block.Device // held open by a user
 
 	state  *simState   // before what is being done
 	next   *simState   // after it; nil while nothing is being done
@@ -35,6 +38,7 @@ type sim struct {
 // that moment would leave, and cut the power for good now and then.
 type cuts struct {
 	rng    *rand.Rand // for the looks, so that these do not change what happens
+	growth Growth
 	seen   int
 	faults bool  // operations fail besides
 	wrong  error // what a look found; a callback of a disk cannot end the sim
@@ -44,15 +48,21 @@ const simExtent = 8 * kib
 
 var errInjected = errors.New("injected fault")
 
-// blank returns the disks of an empty group.
-var blank = sync.OnceValue(func() *crash.World {
+// roomy and tight return the disks of an empty group, in which there are always
+// free extents, or not.
+var (
+	roomy = sync.OnceValue(func() *crash.World { return blank(0) })
+	tight = sync.OnceValue(func() *crash.World { return blank(16) })
+)
+
+func blank(extents int64) *crash.World {
 	w := crash.NewWorld()
 	for i := range 2 {
 		w.NewDisk(fmt.Sprintf("pv%d", i), 2*mib)
 	}
-	foundWith(outside{}, w.Disks(), simExtent)
+	foundWith(outside{}, w.Disks(), simExtent, extents)
 	return w
-})
+}
 
 // outside stands in for a test in goroutines that must not end one.
 type outside struct{ testing.TB }
@@ -66,7 +76,17 @@ func newSim(seed uint64, c *cuts) *sim {
 		rng: rand.New(rand.NewPCG(seed, 1)), cuts: c,
 		open: map[string]block.Device{}, state: &simState{lvs: map[string]*simLV{}},
 	}
-	s.enter(blank().Reboot(crash.All))
+	if seed%2 == 0 { // with nothing to wait for: what gives space is another action
+		s.growth.Growth = volume.Growth{Threshold: 60 + 10*s.rng.IntN(3), Percent: 1 + s.rng.IntN(120), Hold: 1}
+	}
+	if c != nil {
+		c.growth = s.growth
+	}
+	disks := roomy()
+	if seed%4 > 1 {
+		disks = tight()
+	}
+	s.enter(disks.Reboot(crash.All))
 	return s
 }
 
@@ -108,7 +128,7 @@ func (s *sim) note(format string, args ...any) {
 
 // start opens and activates the group on the disks.
 func (s *sim) start() {
-	g, err := openStepped(s.world.Disks(), s.cuts != nil)
+	g, err := openStepped(s.world.Disks(), s.cuts != nil, s.growth)
 	if err != nil {
 		s.fail("open: %v", err)
 	}
@@ -119,12 +139,8 @@ func (s *sim) start() {
 }
 
 // openStepped opens a group whose merges go on by themselves or only by steps.
-func openStepped(disks []*crash.Disk, stepped bool) (*Group, error) {
-	g, err := open(disks)
-	if err == nil {
-		g.opts.stepped = stepped
-	}
-	return g, err
+func openStepped(disks []*crash.Disk, stepped bool, growth Growth) (*Group, error) {
+	return openWith(disks, Options{Growth: growth, Manual: true, stepped: stepped})
 }
 
 // change does something that alters metadata: until it has returned either
@@ -176,7 +192,7 @@ func (s *sim) look(op int64) {
 // then uses the group.
 func (c *cuts) recovered(disks []*crash.Disk, candidates []*simState) error {
 	if c.rng.IntN(16) > 0 {
-		_, _, err := find(disks, candidates)
+		_, _, err := find(disks, candidates, c.growth)
 		return err
 	}
 	var inner error
@@ -184,13 +200,15 @@ func (c *cuts) recovered(disks []*crash.Disk, candidates []*simState) error {
 	w.Watch(func(op int64) { // the power fails again
 		for name, disks := range w.Cuts(c.rng, 1, 1) {
 			c.seen++
-			if _, _, err := find(disks, candidates); err != nil && inner == nil {
+			if _, _, err := find(disks, candidates, c.growth); err != nil && inner == nil {
 				inner = fmt.Errorf("cut again behind %s, %s: %w", w.Op(op), name, err)
 			}
 		}
 	})
-	g, found, err := find(disks, candidates)
+	g, found, err := find(disks, candidates, c.growth)
 	if err == nil {
+		found = found.clone() // it may be the sim's own
+		candidates = append(slices.Clip(candidates), found)
 		err = found.settled(g)
 	}
 	w.Watch(nil)
@@ -205,8 +223,8 @@ func (c *cuts) recovered(disks []*crash.Disk, candidates []*simState) error {
 
 // find opens the group on disks that a power cut left, and returns the
 // candidate that it holds.
-func find(disks []*crash.Disk, candidates []*simState) (*Group, *simState, error) {
-	g, err := openStepped(disks, true)
+func find(disks []*crash.Disk, candidates []*simState, growth Growth) (*Group, *simState, error) {
+	g, err := openStepped(disks, true, growth)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open: %w", err)
 	}
@@ -233,7 +251,7 @@ func (s *sim) powerFailed() {
 		s.note("POWER CUT at %s", s.world.Op(s.world.Ops()))
 		s.cuts.seen++
 		s.enter(disks)
-		g, found, err := find(disks, s.either)
+		g, found, err := find(disks, s.either, s.growth)
 		switch {
 		case err == nil:
 			s.g, s.state, s.next, s.either = g, found.afterRecovery(g), nil, nil
@@ -257,6 +275,9 @@ func (st *simState) compare(g *Group, crashed bool) string {
 		return fmt.Sprintf("volumes %q, want %q", got, want)
 	}
 	for _, name := range want {
+		if policy := status.Model.LV(name).GrowthOf(volume.Growth{}).OnFull; policy != st.lvs[name].onFull && policy != st.lvs[name].orOnFull {
+			return fmt.Sprintf("%s has the policy %q, want %q", name, policy, st.lvs[name].onFull)
+		}
 		if problem := st.lvs[name].check(g, status.LVs[name], crashed, st.faulty); problem != "" {
 			return name + ": " + problem
 		}
@@ -300,7 +321,7 @@ func (st *simState) settled(g *Group) error {
 		return lv.merging && c != nil && !c.Invalid // the store of a delayed one may have been lost
 	})
 	for _, name := range merging {
-		if err := stepToTheEnd(g, st.lvs[name].origin, name); err != nil {
+		if err := st.stepToTheEnd(g, name); err != nil {
 			return err
 		}
 	}
@@ -312,14 +333,34 @@ func (st *simState) settled(g *Group) error {
 	return nil
 }
 
-// stepToTheEnd does a merge that nobody else does.
-func stepToTheEnd(g *Group, origin, name string) error {
-	for step(g, origin) {
+// stepToTheEnd does a merge that nobody else does. Siblings that keep it from
+// going on are told to let go.
+func (st *simState) stepToTheEnd(g *Group, name string) error {
+	origin := st.lvs[name].origin
+	for {
+		for step(g, origin) {
+		}
+		if g.Model().LV(name) == nil {
+			return nil
+		}
+		sibling := st.keeper(origin)
+		if sibling == nil {
+			return fmt.Errorf("%s is not merged, and nobody merges it", name)
+		}
+		if err := st.letGo(g, sibling); err != nil {
+			return err
+		}
 	}
-	if g.Model().LV(name) != nil {
-		return fmt.Errorf("%s is not merged, and nobody merges it", name)
+}
+
+// letGo lets a snapshot overflow that did not.
+func (st *simState) letGo(g *Group, lv *simLV) error {
+	lv.onFull, lv.orOnFull = volume.OnFullInvalidate, lv.onFull
+	_, err := g.ChangeTags(ctx, lv.name, []string{volume.OnFullTag(lv.onFull)}, nil)
+	if err == nil {
+		lv.orOnFull = ""
 	}
-	return nil
+	return err
 }
 
 // step moves the merge into a volume on and reports whether more is to follow.
@@ -357,7 +398,7 @@ func (st *simState) overwrite(g *Group, name string) error {
 		return err
 	}
 	defer d.Close()
-	if _, err := d.WriteAt(bytes.Repeat([]byte{0xdd}, int(d.Size())), 0); err != nil {
+	if _, err := d.WriteAt(bytes.Repeat([]byte{0xdd}, int(d.Size())), 0); err != nil && !(errs.Is(err, errs.NoSpace) && st.keeper(name) != nil) {
 		return err
 	}
 	for s, want := range before {

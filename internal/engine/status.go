@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"cmp"
+
 	"cowl/internal/snap"
 	"cowl/internal/volume"
 )
@@ -27,6 +29,11 @@ type CowStatus struct {
 	MergeFailed                bool
 	Delayed                    bool   // a merge waits for the origin to be closed
 	Reason                     string // why it is invalid or failed, for people
+
+	OnFull    string // what becomes of it when it is full, see volume.OnFull
+	Threshold int    // percent in use from which on it is extended; 0 if it is not
+	Short     string // why it could not be extended when it had to be, for people
+	Holding   int    // writes that wait for space
 }
 
 // Status returns the state of this moment. It does not wait for changes, but
@@ -57,6 +64,7 @@ func (g *Group) describe(v *vol) LVStatus {
 	switch {
 	case v.store != nil:
 		s.Cow = describeCow(v.store.Usage())
+		v.supply.describe(s.Cow)
 		if v.merging && m != nil && m.vol == v {
 			s.Cow.Delayed = !m.started && !s.Cow.Invalid
 			if m.err != nil {
@@ -73,6 +81,13 @@ func describeCow(u snap.Usage) *CowStatus {
 	return &CowStatus{
 		Allocated: sectors(u.Allocated), Total: sectors(u.Total), Metadata: sectors(u.Metadata),
 		Invalid: u.Invalid, MergeFailed: u.MergeFailed, Reason: u.Reason,
+	}
+}
+
+func (s *supply) describe(c *CowStatus) {
+	c.OnFull, c.Short, c.Holding = cmp.Or(string(s.OnFull), string(volume.OnFullInvalidate)), s.short, int(s.holding.Load())
+	if s.Enabled() {
+		c.Threshold = s.Threshold
 	}
 }
 

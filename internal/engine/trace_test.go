@@ -209,6 +209,57 @@ func TestTraceOfMerge(t *testing.T) {
 	`)
 }
 
+// A store that grows under a write: the metadata that gives it the extents is
+// committed before any of them is written, and the write that was to overflow
+// it is begun after that.
+func TestTraceOfGrowth(t *testing.T) {
+	below := memory(2, 4*mib)
+	found(t, below)
+	log := new(trace.Log)
+	growth := Growth{Growth: volume.Growth{Threshold: 70, Percent: 20}}
+	g := mustOpenWith(t, []block.Device{log.Wrap("pv0", below[0]), log.Wrap("pv1", below[1])}, Options{Growth: growth, Manual: true})
+	must(t)(g.Activate(ctx))
+	must(t)(g.CreateLV(ctx, lv("a", 2, "pv0")))
+	must(t)(g.CreateSnapshots(ctx, []volume.SnapshotSpec{snapOf("a", "sa", 1, "pv1")}))
+	a := opened(t, g, "a")
+	write(t, a, 0, 2, 12*4096)
+	if err := a.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	log.Take()
+	log.Note("four chunks, with room for two")
+	write(t, a, 12*4096, 2, 4*4096)
+	if err := a.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	wantTrace(t, log, `
+		four chunks, with room for two
+		write pv1 extent 0 chunk 14+2  // what there is room for
+		flush pv1
+		write pv1 extent 0 chunk 1+1
+		flush pv1
+		write pv0 extent 0 chunk 12+2
+		write pv0 text                 // precommit of the longer store
+		write pv1 text
+		flush pv0
+		flush pv1
+		write pv0 slots
+		write pv1 slots
+		flush pv0
+		flush pv1
+		write pv0 slots                // commit
+		write pv1 slots
+		flush pv0
+		flush pv1
+		write pv1 extent 1 chunk 0+2   // only now its new extent
+		flush pv1
+		write pv1 extent 0 chunk 1+1
+		flush pv1
+		write pv0 extent 0 chunk 14+2
+		flush pv0
+	`)
+}
+
 // during is a device that tells of writes to the slots of its metadata area.
 type during struct {
 	block.Device

@@ -24,6 +24,8 @@ type vol struct {
 
 	opens   int  // guarded by Group.mu
 	merging bool // on its way back into its origin; guarded by Group.mu
+
+	supply supply // of a snapshot
 }
 
 // handle is one opening of a volume.
@@ -133,14 +135,31 @@ func (h *handle) ReadAt(p []byte, off int64) (n int, err error) {
 
 // WriteAt implements block.Device.
 func (h *handle) WriteAt(p []byte, off int64) (n int, err error) {
-	if err := h.writable(); err != nil {
-		return 0, err
-	}
-	err = h.vol.write(func(dev block.Device) error {
-		n, err = dev.WriteAt(p, off)
+	err = h.change(func(dev block.Device) error {
+		k, err := dev.WriteAt(p[n:], off+int64(n))
+		n += k
 		return err
 	})
 	return n, err
+}
+
+// change runs a request that changes content. One that the volume's snapshots
+// have no room for is run again when they have.
+func (h *handle) change(f func(dev block.Device) error) error {
+	var wait holdUp
+	for {
+		if err := h.writable(); err != nil {
+			return err
+		}
+		err := h.vol.write(f)
+		no := snap.LacksRoom(err)
+		if no == nil {
+			return err
+		}
+		if err := h.group.roomFor(h.group.life, h.vol.family, no, &wait); err != nil {
+			return err
+		}
+	}
 }
 
 // Flush implements block.Device.
@@ -167,18 +186,12 @@ func (h *handle) Flush() error {
 
 // Discard implements block.Device.
 func (h *handle) Discard(off, length int64) error {
-	if err := h.writable(); err != nil {
-		return err
-	}
-	return h.vol.write(func(dev block.Device) error { return dev.Discard(off, length) })
+	return h.change(func(dev block.Device) error { return dev.Discard(off, length) })
 }
 
 // WriteZeroes implements block.Device.
 func (h *handle) WriteZeroes(off, length int64) error {
-	if err := h.writable(); err != nil {
-		return err
-	}
-	return h.vol.write(func(dev block.Device) error { return dev.WriteZeroes(off, length) })
+	return h.change(func(dev block.Device) error { return dev.WriteZeroes(off, length) })
 }
 
 // Extents implements block.Device.

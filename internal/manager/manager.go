@@ -120,4 +120,9 @@ type CowStatus struct {
 	MergeFailed                bool
 	Delayed                    bool   // a merge waits for the origin to be closed
 	Reason                     string // why it is invalid or failed, for people
+
+	OnFull    string // what becomes of it when it is full, see volume.OnFull
+	Threshold int    // percent in use from which on it is extended; 0 if it is not
+	Short     string // why it could not be extended when it had to be, for people
+	Holding   int    // writes that wait for space
 }

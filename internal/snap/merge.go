@@ -106,7 +106,7 @@ func (o *Origin) MergeStep() (left int, err error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.failed = err != nil
+	s.failed = err != nil && LacksRoom(err) == nil
 	if err != nil {
 		s.reason = err.Error()
 		return s.index.count, fmt.Errorf("merge snapshot: %w", err)

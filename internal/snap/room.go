@@ -26,6 +26,20 @@ type NoRoom struct {
 	Need  int64       // bytes that the rest of the request takes of a store, at most
 }
 
+// add notes a snapshot that lacks so many chunks.
+func (e *NoRoom) add(n *Snapshot, chunks int64) {
+	e.Snaps = append(e.Snaps, n)
+	e.Need = max(e.Need, n.store.layout.Off(uint64(chunks)))
+}
+
+// err returns nil if no snapshot lacks room.
+func (e *NoRoom) err() error {
+	if len(e.Snaps) == 0 {
+		return nil
+	}
+	return errs.E(errs.NoSpace, "%w", e)
+}
+
 // Error implements error.
 func (e *NoRoom) Error() string {
 	return fmt.Sprintf("no room for what the write replaces in %d snapshot(s)", len(e.Snaps))
@@ -33,6 +47,9 @@ func (e *NoRoom) Error() string {
 
 // LacksRoom returns the NoRoom in an error's chain, nil if there is none.
 func LacksRoom(err error) *NoRoom {
+	if err == nil { // as for nearly all requests, which shall not allocate
+		return nil
+	}
 	var no *NoRoom
 	errors.As(err, &no)
 	return no
@@ -147,21 +164,22 @@ func (c *committer) admit(ch change, own *Snapshot) (change, error) {
 
 // admitExactly is admit with nothing staged. The caller holds mu.
 func (c *committer) admitExactly(ch change, own *Snapshot) (change, error) {
-	chunk := c.chunk()
-	no := &NoRoom{Need: roundUp(ch.end(), chunk) - ch.off/chunk*chunk}
-	end := ch.end()
+	no, end := &NoRoom{}, ch.end()
 	for _, n := range c.snaps {
-		if !n.strict() || own != nil && own != n || ch.off >= n.size {
+		last := min(ch.end(), n.size)
+		if !n.strict() || own != nil && own != n || ch.off >= last {
 			continue
 		}
-		if _, stop := n.store.lacks(ch.off, min(ch.end(), n.size), n.store.Free()); stop == ch.off {
-			no.Snaps = append(no.Snaps, n)
-		} else if stop < min(ch.end(), n.size) {
+		switch _, stop := n.store.lacks(ch.off, last, n.store.Free()); {
+		case stop == ch.off:
+			k, _ := n.store.lacks(ch.off, last, math.MaxInt64)
+			no.add(n, k)
+		case stop < last:
 			end = min(end, stop)
 		}
 	}
-	if len(no.Snaps) > 0 {
-		return change{}, errs.E(errs.NoSpace, "%w", no)
+	if err := no.err(); err != nil {
+		return change{}, err
 	}
 	return ch.part(ch.off, end), nil
 }
@@ -207,7 +225,7 @@ func (c *committer) trySubmit(reqs []*request) error {
 	case len(c.gens) > 0:
 		return errCrowded
 	default:
-		if err := c.roomForAll(reqs, weight); err != nil {
+		if err := c.roomForAll(reqs); err != nil {
 			return err
 		}
 	}
@@ -217,8 +235,8 @@ func (c *committer) trySubmit(reqs []*request) error {
 
 // roomForAll counts what each store lacks of changes of the origin. Nothing is
 // staged; the caller holds mu.
-func (c *committer) roomForAll(reqs []*request, weight int64) error {
-	no := &NoRoom{Need: weight}
+func (c *committer) roomForAll(reqs []*request) error {
+	no := &NoRoom{}
 	for _, n := range c.snaps {
 		if !n.strict() {
 			continue
@@ -229,11 +247,8 @@ func (c *committer) roomForAll(reqs []*request, weight int64) error {
 			total += k
 		}
 		if total > n.store.Free() {
-			no.Snaps = append(no.Snaps, n)
+			no.add(n, total)
 		}
 	}
-	if len(no.Snaps) > 0 {
-		return errs.E(errs.NoSpace, "%w", no)
-	}
-	return nil
+	return no.err()
 }

@@ -43,7 +43,7 @@ func (g *Group) freeMaps(ranges []PVRange, c *Change) ([]pvMap, error) {
 	}
 	var maps []pvMap
 	for _, pv := range g.PVs {
-		if pv.allocatable() {
+		if pv.Allocatable() {
 			maps = append(maps, newPVMap(g.FreeRuns(pv)))
 		}
 	}
@@ -68,7 +68,7 @@ func (g *Group) namedMaps(ranges []PVRange, c *Change) ([]pvMap, error) {
 		case pv.Has(StatusMissing):
 			c.note("WARNING: Physical volume %q is missing.", pv.Device)
 			continue
-		case !pv.allocatable():
+		case !pv.Allocatable():
 			c.note("WARNING: Physical volume %q not allocatable.", pv.Device)
 			continue
 		case g.PVFree(pv) == 0:

@@ -144,6 +144,37 @@ func (g *Group) RemovePV(key string) (*Change, error) {
 	return &Change{Group: next}, nil
 }
 
+// ChangeTags adds tags to an LV and then removes others, as lvchange does. A tag
+// that is there already, or not, is none to complain of. One of those that give
+// a snapshot a Growth takes the place of its kind.
+func (g *Group) ChangeTags(name string, add, remove []string) (*Change, error) {
+	lv, err := g.FindLV(name)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range add {
+		if err := checkNewTag(t); err != nil {
+			return nil, err
+		}
+	}
+	next := g.Clone()
+	lv = next.LV(name)
+	for _, t := range add {
+		lv.Tags = slices.DeleteFunc(lv.Tags, func(old string) bool { return old == t || replaces(t, old) })
+		lv.Tags = append(lv.Tags, t)
+	}
+	lv.Tags = slices.DeleteFunc(lv.Tags, func(t string) bool { return slices.Contains(remove, t) })
+	return &Change{Group: next, LVs: []string{name}}, nil
+}
+
+// checkNewTag checks a tag that a person gives an LV.
+func checkNewTag(tag string) error {
+	if err := CheckTag(tag); err != nil {
+		return err
+	}
+	return CheckGrowthTag(tag)
+}
+
 // SetReadOnly changes an LV's permission, as lvchange -p does.
 func (g *Group) SetReadOnly(name string, readOnly bool) (*Change, error) {
 	lv, err := g.FindLV(name)

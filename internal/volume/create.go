@@ -52,7 +52,7 @@ func (g *Group) checkNewLV(name string, tags []string, count uint64) error {
 		return errs.E(errs.Usage, "Logical volume name %q is too long together with its volume group's name %q.", name, g.Name)
 	}
 	for _, t := range tags {
-		if err := CheckTag(t); err != nil {
+		if err := checkNewTag(t); err != nil {
 			return err
 		}
 	}

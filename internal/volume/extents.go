@@ -120,8 +120,8 @@ func (g *Group) Free() Extents {
 	return n
 }
 
-// allocatable reports whether new extents may be taken of the PV.
-func (pv *PV) allocatable() bool { return pv.Has(StatusAllocatable) && !pv.Has(StatusMissing) }
+// Allocatable reports whether new extents may be taken of the PV.
+func (pv *PV) Allocatable() bool { return pv.Has(StatusAllocatable) && !pv.Has(StatusMissing) }
 
 func total(runs []Run) Extents {
 	var n Extents
