@@ -22,7 +22,7 @@ func (a *app) host() *manager.Host {
 			}
 			return c, nil
 		},
-		Getenv: a.Getenv, Now: a.Now, Command: a.command, Program: program(),
+		Getenv: a.Getenv, Now: a.Now, Log: a.log, Command: a.command, Program: program(),
 	})
 }
 

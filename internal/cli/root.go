@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 
@@ -23,8 +24,9 @@ type app struct {
 	yes, test      bool
 	devices        []string
 	devicesFile    string
-	rundir         string // of serve only
-	statedir       string // of serve only
+	rundir         string       // of serve only
+	statedir       string       // of serve only
+	log            *slog.Logger // of serve only; nil is none
 
 	command string          // the command line, for the metadata's description
 	warned  map[string]bool // warnings that were given

@@ -48,6 +48,7 @@ func (a *app) serve(ctx context.Context, name string, lvs []string, noFiles bool
 	if err != nil {
 		return err
 	}
+	a.log = slog.New(slog.NewTextHandler(a.Stderr, nil))
 	g, err := a.host().OpenLocal(ctx, name)
 	if errs.Is(err, errs.NotFound) {
 		err = noGroup(name)
@@ -62,7 +63,7 @@ func (a *app) serve(ctx context.Context, name string, lvs []string, noFiles bool
 	}
 	return daemon.Serve(ctx, g, daemon.Options{
 		RunDir: a.runDir(), Group: name, Activate: lvs, NoFiles: noFiles, Ready: ready,
-		Log: slog.New(slog.NewTextHandler(a.Stderr, nil)),
+		Log: a.log,
 	})
 }
 

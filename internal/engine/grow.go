@@ -336,7 +336,7 @@ func (g *Group) giveUp(v *vol, why error) {
 func (g *Group) errFull(v *vol) error {
 	vg := g.name
 	return errs.WithHint(errs.E(errs.NoSpace, "Snapshot %s/%s is full: %s. Writes that it would have to copy for are refused.", vg, v.name, v.supply.short),
-		"Give it space (cowl lvextend %[1]s/%[2]s, vgextend %[1]s), remove it, or let it overflow: cowl lvchange --onfull invalidate %[1]s/%[2]s", vg, v.name)
+		"Give it space (cowl lvextend %[1]s/%[2]s, cowl vgextend %[1]s), or remove it.", vg, v.name)
 }
 
 // lacking returns the snapshots that lack room. The caller holds Group.mu or
