@@ -46,9 +46,6 @@ func (s *sim) run(steps int, done map[string]int) error {
 			if a.do(s) {
 				done[a.name]++
 			}
-			if s.broken() { // and the action did not mind
-				panic(powerCut{})
-			}
 			s.observe()
 		})
 	}
@@ -128,6 +125,9 @@ func (s *sim) observe() {
 		}
 	}
 	status := s.g.Status()
+	if s.broken() { // and nobody minded
+		panic(powerCut{})
+	}
 	for _, name := range s.state.names((*simLV).isSnapshot) {
 		lv := s.state.lvs[name]
 		if lv.merging {
