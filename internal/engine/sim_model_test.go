@@ -32,6 +32,7 @@ type simLV struct {
 	chunk     int          // bytes
 	room      int          // chunks of data that the store holds
 	must, may map[int]bool // the origin's chunks that are, or may be, excepted
+	crashed   bool         // a power cut is behind it: more may be missing in must
 	invalid   bool         // seen to be, which is for good
 	onFull    volume.OnFull
 	orOnFull  volume.OnFull // while it is changed
@@ -193,7 +194,9 @@ func (st *simState) merged(name string) {
 	s := st.lvs[name]
 	delete(st.lvs, name)
 	for _, other := range st.snapshots(s.origin) {
-		other.must = maps.Clone(other.may)
+		if !other.crashed {
+			other.must = maps.Clone(other.may)
+		}
 	}
 }
 
@@ -236,7 +239,7 @@ func (st *simState) afterRecovery(g *Group) *simState {
 		lv := next.lvs[name]
 		lv.flushed()
 		lv.onFull, lv.orOnFull = g.Model().LV(name).GrowthOf(volume.Growth{}).OnFull, ""
-		lv.must = map[int]bool{} // what was not flushed may be missing
+		lv.must, lv.crashed = map[int]bool{}, true
 		if lv.isSnapshot() && status.LVs[name].Cow.Invalid {
 			lv.invalid = true
 			continue

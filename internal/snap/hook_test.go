@@ -20,6 +20,11 @@ func (d *hooked) run(op string) {
 	}
 }
 
+func (d *hooked) ReadAt(p []byte, off int64) (int, error) {
+	d.run("read")
+	return d.Device.ReadAt(p, off)
+}
+
 func (d *hooked) WriteAt(p []byte, off int64) (int, error) {
 	d.run("write")
 	return d.Device.WriteAt(p, off)

@@ -354,3 +354,24 @@ func TestChunkAtTheEnd(t *testing.T) {
 		})
 	}
 }
+
+// A snapshot that dies while it is read says so: what its origin holds by then
+// is not its content.
+func TestReadOfASnapshotThatDies(t *testing.T) {
+	dev := &hooked{Device: mem.New(1 << 20), before: map[string]func(){}}
+	o := NewOrigin(dev, OriginOptions{Manual: true})
+	n := attach(t, o, openStore(t, mem.New(3*4096), 4096))
+	dev.before["read"] = func() {
+		if _, err := o.WriteAt(bytes.Repeat([]byte{1}, 64<<10), 0); err != nil { // 16 chunks into a store for one
+			t.Error(err)
+		}
+		o.Settle()
+	}
+	got := make([]byte, 64<<10)
+	if _, err := n.ReadAt(got, 0); err == nil && !bytes.Equal(got, make([]byte, 64<<10)) {
+		t.Error("read what was written after the snapshot was taken")
+	}
+	if n.Store().err() == nil {
+		t.Error("the snapshot is alive")
+	}
+}
