@@ -19,8 +19,10 @@ type engine struct {
 	origin *snap.Origin
 	cows   map[int]block.Device
 	snaps  map[int]*snap.Snapshot
-	left   int // exceptions of the merging snapshot
-	stored int // how many there were at the start
+
+	merging int // the merging snapshot
+	left    int // its exceptions
+	stored  int // how many there were at the start
 }
 
 func (e *engine) name() string { return "cowl" }
@@ -111,6 +113,15 @@ func (e *engine) write(ws []write) error {
 	return errors.Join(failed, e.origin.Flush())
 }
 
+func (e *engine) discard(off, length int64) {
+	e.t.Helper()
+	e.must(e.origin.Discard(off, length))
+}
+
+func (e *engine) zero(dev int, off, length int64) error {
+	return errors.Join(e.dev(dev).WriteZeroes(off, length), e.origin.Flush())
+}
+
 func (e *engine) read(dev int) ([]byte, error) {
 	d := e.dev(dev)
 	data := make([]byte, d.Size())
@@ -130,11 +141,12 @@ func (e *engine) merge(i int) {
 	e.t.Helper()
 	store := e.snaps[i].Store()
 	delete(e.snaps, i)
-	e.startMerge(store)
+	e.startMerge(i, store)
 }
 
-func (e *engine) startMerge(store *snap.Store) {
+func (e *engine) startMerge(i int, store *snap.Store) {
 	e.t.Helper()
+	e.merging = i
 	e.stored = store.Count()
 	e.left = e.stored
 	e.must(e.origin.StartMerge(store, e.origin.Size()))
@@ -151,12 +163,22 @@ func (e *engine) mergeSome() {
 	e.shut() // the order of a merge step makes a kill no different; package snap cuts its power
 }
 
+func (e *engine) mergePause() {
+	e.t.Helper()
+	if e.left > 0 {
+		e.step()
+	}
+	e.shut()
+}
+
 func (e *engine) mergeAll() {
 	e.t.Helper()
 	for e.left > 0 {
 		e.step()
 	}
 	e.must(e.origin.FinishMerge())
+	e.must(e.cows[e.merging].Close())
+	delete(e.cows, e.merging)
 }
 
 func (e *engine) step() {
@@ -172,5 +194,5 @@ func (e *engine) step() {
 func (e *engine) openMerging(s *stack, merging int, snapshots ...int) {
 	e.t.Helper()
 	e.open(s, snapshots...)
-	e.startMerge(e.store(merging))
+	e.startMerge(merging, e.store(merging))
 }

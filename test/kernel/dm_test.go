@@ -23,12 +23,13 @@ type dm struct {
 	stack   *stack
 	snaps   map[int]bool
 	merging int // -1: none
+	delay   int // of a write to a COW that is merged, ms
 }
 
 // newDM boots a kernel with the stacks' images as disks.
 func newDM(t *testing.T, stacks ...*stack) *dm {
 	t.Helper()
-	k := &dm{t: t, disks: map[string]string{}}
+	k := &dm{t: t, disks: map[string]string{}, delay: 10}
 	var images []string
 	for _, s := range stacks {
 		for _, image := range s.images() {
@@ -116,6 +117,16 @@ func (k *dm) write(ws []write) error {
 	return k.vm.TryWrite(calls...)
 }
 
+// discard is not supported by the kernel's origins.
+func (k *dm) discard(off, length int64) {
+	k.t.Helper()
+	k.vm.Try(fmt.Sprintf("blkdiscard -o %d -l %d /dev/mapper/base", off, length))
+}
+
+func (k *dm) zero(dev int, off, length int64) error {
+	return k.vm.TryWrite(kerneltest.Write{Path: k.dev(dev), Off: off, Data: make([]byte, length)})
+}
+
 func (k *dm) read(dev int) ([]byte, error) { return k.vm.TryRead(k.dev(dev), 0, -1) }
 
 func (k *dm) status(i int) string {
@@ -139,11 +150,11 @@ func (k *dm) openMerging(s *stack, merging int, snapshots ...int) {
 	k.vm.Sh(fmt.Sprintf(`dmsetup create base --table "%s"`, k.mergeTable()))
 }
 
-// slowly puts a COW behind a delay of 10 ms a write.
+// slowly puts a COW behind a delay of each write.
 func (k *dm) slowly(i int) {
 	k.merging = i
-	k.vm.Sh(fmt.Sprintf(`dmsetup create slow --table "0 $(blockdev --getsz %[1]s) delay %[1]s 0 0 %[1]s 0 10"`,
-		k.disks[k.stack.cows[i]]))
+	k.vm.Sh(fmt.Sprintf(`dmsetup create slow --table "0 $(blockdev --getsz %[1]s) delay %[1]s 0 0 %[1]s 0 %[2]d"`,
+		k.disks[k.stack.cows[i]], k.delay))
 }
 
 func (k *dm) mergeTable() string {
@@ -181,6 +192,16 @@ func (k *dm) mergeSome() {
 		}
 	}
 	k.vm.Cut()
+}
+
+func (k *dm) mergePause() {
+	k.t.Helper()
+	for start, metadata := k.mergeState(); start > metadata; {
+		if allocated, _ := k.mergeState(); allocated < start {
+			break
+		}
+	}
+	k.shut()
 }
 
 func (k *dm) mergeAll() {

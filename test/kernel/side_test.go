@@ -72,6 +72,11 @@ type side interface {
 
 	// write performs writes in order and flushes.
 	write(ws []write) error
+	// discard says that a range of the origin is not needed, if that is
+	// supported. Nobody knows what it reads as afterwards.
+	discard(off, length int64)
+	// zero makes a range of a device zeroes, by the device's own operation.
+	zero(dev int, off, length int64) error
 	// read returns a whole device.
 	read(dev int) ([]byte, error)
 
@@ -81,9 +86,11 @@ type side interface {
 	// merge makes a snapshot merge into the origin from now on. The snapshot
 	// itself is gone. mergeSome goes on until a part of the exceptions is
 	// merged and stops abruptly, as a power cut or a kill would; the stack is
-	// given back. mergeAll finishes.
+	// given back. mergePause stops in good order, wherever it is, and gives the
+	// stack back. mergeAll finishes.
 	merge(snapshot int)
 	mergeSome()
+	mergePause()
 	mergeAll()
 	// openMerging opens a stack in whose middle a merge was stopped.
 	openMerging(s *stack, merging int, snapshots ...int)
