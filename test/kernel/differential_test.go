@@ -54,7 +54,7 @@ func newDifferential(t *testing.T) *differential {
 	rng := newRand(t)
 	chunk := int64(4096) << rng.IntN(4)
 	size := 192*chunk + 512*rng.Int64N(chunk/512) // the last chunk may be a part of one
-	cows := []int64{2*size + 64*chunk, 2*size + 64*chunk, small: size / 2 / chunk * chunk}
+	cows := []int64{2*size + 64*chunk, 2*size + 64*chunk, small: size / 4 / chunk * chunk}
 	t.Logf("chunk %d, origin %d, COWs %d", chunk, size, cows)
 	d := &differential{
 		world: newWorld(rng, chunk, size), t: t, done: map[string]int{},
@@ -122,7 +122,7 @@ func (d *differential) usable() []int {
 // writes is a batch of writes, in flight together, and a look at everything.
 func (d *differential) writes() {
 	d.t.Helper()
-	ws := d.batch(20+d.rng.IntN(60), d.usable()...)
+	ws := d.batch(60+d.rng.IntN(120), d.usable()...)
 	for _, w := range ws {
 		if w.dev < 0 {
 			d.done["write the origin"]++
