@@ -52,8 +52,9 @@
 //
 // # Lock order
 //
-// Origin.gate, then committer.mu, then Store.mu. No lock is held over I/O
-// except gate: for reading over a request that is not staged, for writing over
-// the commit that begins a merge or detaches a snapshot. A commit takes no
-// gate, so that whoever holds it may wait for one.
+// Origin.gate, then merge.twice, then committer.mu, then Store.mu. No lock is
+// held over I/O except gate: for reading over a request that is not staged, for
+// writing over the commit that begins a merge or detaches a snapshot; and
+// twice, over a write that a merge wants on both devices. A commit takes
+// neither, so that whoever holds them may wait for one.
 package snap

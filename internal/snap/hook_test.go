@@ -30,6 +30,11 @@ func (d *hooked) WriteAt(p []byte, off int64) (int, error) {
 	return d.Device.WriteAt(p, off)
 }
 
+func (d *hooked) Flush() error {
+	d.run("flush")
+	return d.Device.Flush()
+}
+
 func (d *hooked) Extents(off, length int64) iter.Seq2[block.Extent, error] {
 	d.run("extents")
 	return d.Device.Extents(off, length)

@@ -31,14 +31,17 @@ const (
 // read_exceptions does, and derives the next free chunk.
 func (s *Store) load() error {
 	l := loader{store: s, pile: newPile(s.chunks)}
-	for ahead, first := 1, uint64(0); ; first += uint64(ahead) {
+	areas := s.layout.AreasBelow(s.chunks)
+	for n, first := uint64(1), uint64(0); first < areas; first += n {
 		if first >= aloneAreas {
-			ahead = int(max(1, min(aheadAreas, aheadBytes/s.layout.ChunkBytes, 2*int64(first))))
+			n = uint64(max(1, min(aheadAreas, aheadBytes/s.layout.ChunkBytes, 2*int64(first))))
 		}
-		if more, err := l.window(first, ahead); err != nil || !more {
+		n = min(n, areas-first)
+		if more, err := l.window(first, int(n)); err != nil || !more {
 			return err
 		}
 	}
+	return errs.E(errs.Corrupt, "load exception store: area %d would be behind the device's %d chunks, and those before it are full", areas, s.chunks)
 }
 
 // loader reads a store's areas and builds its index, a window of areas at a
@@ -54,11 +57,6 @@ type loader struct {
 // window loads n areas and reports whether there are more.
 func (l *loader) window(first uint64, n int) (more bool, err error) {
 	s := l.store
-	if chunk := s.layout.AreaChunk(first); chunk >= s.chunks {
-		return false, errs.E(errs.Corrupt, "load exception store: area %d is full and area %d lies behind the device's %d chunks", first-1, first, s.chunks)
-	} else {
-		n = int(min(uint64(n), (s.chunks-chunk-1)/uint64(s.layout.PerArea()+1)+1))
-	}
 	l.read(first, n)
 	full := true
 	for i := 0; i < n && full; i++ {

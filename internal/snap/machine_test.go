@@ -110,6 +110,7 @@ func (s *slot) used() bool { return s.snap != nil || s.merging }
 type machine struct {
 	rng   *rand.Rand
 	disk  block.Device // the origin's
+	hooks *hooked      // over disk
 	slots []*slot
 	o     *Origin
 	data  *content // of the origin as its user sees it
@@ -136,7 +137,8 @@ func newMachine(rng *rand.Rand, origin block.Device, cows []block.Device) *machi
 // newOrigin returns an origin that does nothing by itself, unless the machine
 // is a lively one: so that a seed gives the same operations every time.
 func (m *machine) newOrigin() *Origin {
-	return NewOrigin(m.disk, OriginOptions{Manual: !m.lively})
+	m.hooks = &hooked{Device: m.disk, before: map[string]func(){}}
+	return NewOrigin(m.hooks, OriginOptions{Manual: !m.lively})
 }
 
 // step makes one random operation. An error is the devices': the operation
@@ -443,8 +445,18 @@ func (m *machine) mergeStep() error {
 	if m.o.merge == nil {
 		return nil
 	}
+	m.o.LimitMergeStep(512 << m.rng.IntN(8))
+	m.o.merge.pieceBytes = 512 << m.rng.IntN(6)
+	var behind error // of a write that comes when the step has copied what it takes
+	if m.rng.IntN(2) == 0 {
+		m.hooks.before["flush"] = func() { behind = m.writeOrigin() }
+	}
 	left, err := m.o.MergeStep()
+	delete(m.hooks.before, "flush")
 	m.note("left %d (%v)", left, err)
+	if behind != nil {
+		return behind
+	}
 	if no := LacksRoom(err); no != nil {
 		m.makeRoom(no)
 		return nil

@@ -3,51 +3,86 @@ package snap
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
+	"sync"
 
 	"cowl/internal/errs"
 	"cowl/internal/format/dmsnap"
 )
 
-// mergeBytes bounds how much one step of a merge copies, and so how long a
-// write to one of its chunks may wait.
-const mergeBytes = 4 << 20
+const (
+	// mergeBytes bounds what one step of a merge copies, and so what a power cut
+	// makes it copy again, and what a flush of the origin has to write.
+	mergeBytes = 32 << 20
+
+	// mergePiece is how much of it is copied at a time. A write to one of those
+	// chunks waits for so long; it waits for no flush.
+	mergePiece = 4 << 20
+)
 
 // merge is a snapshot on its way back into its origin. The order of a step is
 // the kernel's snapshot-merge target's: siblings first copy out what will be
 // overwritten; the chunks go to the origin; the origin is flushed; only then
 // the exceptions are cleared, from the last one backwards, so that the kernel
 // or cowl can go on wherever the power failed. The kernel takes one run of
-// adjacent chunks at a time; a step takes as much of an area as mergeBytes
-// allows.
+// adjacent chunks at a time, of scattered ones each by itself; a step takes as
+// much of an area as mergeBytes allows.
 type merge struct {
 	store *Store
 	size  int64 // of the snapshot, bytes: what lies behind it is the origin's own
 
-	// All guarded by Origin.gate. While a step is at work on a chunk, writes
-	// to it wait for stepDone.
-	active   []dmsnap.Exception // in ascending order of origin chunk
-	stepDone chan struct{}
+	// All guarded by Origin.gate, in ascending order of origin chunk. While
+	// active is copied, writes to it wait for copied.
+	active []dmsnap.Exception
+	copied chan struct{}
 
-	// limbo has the chunks of a step whose last write failed: nobody knows
-	// whether their exceptions are still on disk. Until a step succeeds they
-	// are written on both devices, so that either answer is right.
-	limbo []dmsnap.Exception
+	// both has the chunks that the origin holds as well as the COW device: what
+	// the step under way has copied, and what a step took whose last write
+	// failed, so that nobody knows whether its exceptions are still on disk.
+	// They are written on both devices, so that it does not matter which of
+	// the two counts after a power cut.
+	both []dmsnap.Exception
+
+	// twice is held over a write to both: of two at one place, the same is the
+	// last on either device. It is taken behind gate and before committer.mu.
+	twice sync.Mutex
+
+	stepBytes int64 // see LimitMergeStep; guarded by Origin.gate
+
+	pieceBytes int64 // mergePiece, but for tests
+
+	buf, joined []byte // of who makes a step
 }
 
 // busy reports whether a step is at work on a chunk of [off, end).
-func (m *merge) busy(off, end int64) bool { return m.touches(m.active, off, end) }
+func (m *merge) busy(off, end int64) bool {
+	return len(m.active) > 0 && m.next(m.active, off) < end
+}
 
-// touches reports whether [off, end) has a byte of one of the chunks, which
-// are in ascending order of origin chunk.
-func (m *merge) touches(chunks []dmsnap.Exception, off, end int64) bool {
-	if len(chunks) == 0 || off >= end {
-		return false
-	}
+// next returns where the first of the chunks begins that ends behind off, or
+// the largest number there is. The chunks are in ascending order.
+func (m *merge) next(chunks []dmsnap.Exception, off int64) int64 {
 	i, _ := slices.BinarySearchFunc(chunks, m.store.chunkOf(off), func(e dmsnap.Exception, chunk uint64) int {
 		return cmp.Compare(e.Old, chunk)
 	})
-	return i < len(chunks) && m.store.layout.Off(chunks[i].Old) < end
+	if i == len(chunks) {
+		return math.MaxInt64
+	}
+	return m.store.layout.Off(chunks[i].Old)
+}
+
+// onBoth reports whether the chunk at off is on both devices, and where the first
+// begins behind it for which that is different, at most end.
+func (m *merge) onBoth(off, end int64) (both bool, stop int64) {
+	stop = m.next(m.both, off)
+	if stop > off {
+		return false, min(stop, end)
+	}
+	for stop < end && m.next(m.both, stop) == stop {
+		stop += m.store.layout.ChunkBytes
+	}
+	return true, min(stop, end)
 }
 
 // nextRun returns the run that begins at off, at most to end, as the origin
@@ -84,170 +119,19 @@ func (o *Origin) StartMerge(s *Store, size int64) error {
 	if n := o.attached(s); n != nil {
 		o.drop(n)
 	}
-	o.merge = &merge{store: s, size: size}
+	o.merge = &merge{store: s, size: size, stepBytes: mergeBytes, pieceBytes: mergePiece}
 	return nil
 }
 
-// MergeStep merges one batch of exceptions and returns how many are left. At
-// none it is time for FinishMerge. After an error nothing is lost and the
-// merge can go on, by a further call or after a restart. Calls must not
-// overlap.
-func (o *Origin) MergeStep() (left int, err error) {
-	o.gate.Lock()
-	m := o.merge
-	o.gate.Unlock()
-	if m == nil {
-		return 0, errs.E(errs.Conflict, "no snapshot is being merged")
-	}
-	s := m.store
-	first, err := s.mergeArea()
-	if err == nil && first < s.used {
-		err = o.mergeEntries(m, first)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.failed = err != nil && LacksRoom(err) == nil
-	if err != nil {
-		s.reason = err.Error()
-		return s.index.count, fmt.Errorf("merge snapshot: %w", err)
-	}
-	return s.index.count, nil
-}
-
-// mergeArea goes back to the last area with exceptions and returns the first
-// entry that the next step takes; all to the end of the area go with it.
-func (s *Store) mergeArea() (first int, err error) {
-	if s.used == 0 && s.areaNo > 0 {
-		if _, err := s.dev.ReadAt(s.area, s.layout.Off(s.layout.AreaChunk(s.areaNo-1))); err != nil {
-			return 0, fmt.Errorf("read exception area %d: %w", s.areaNo-1, err)
-		}
-		s.mu.Lock()
-		s.areaNo, s.used = s.areaNo-1, dmsnap.Used(s.area)
-		s.mu.Unlock()
-	}
-	return max(0, s.used-int(max(1, mergeBytes/s.layout.ChunkBytes))), nil
-}
-
-// mergeEntries merges the current area's entries from first on.
-func (o *Origin) mergeEntries(m *merge, first int) error {
-	s := m.store
-	entries := make([]dmsnap.Exception, 0, s.used-first)
-	for i := first; i < s.used; i++ {
-		e := dmsnap.Entry(s.area, i)
-		if now, ok := s.lookup(e.Old); !ok || now != e.New {
-			return errs.E(errs.Corrupt, "exception area %d, entry %d changed since it was loaded", s.areaNo, i)
-		}
-		entries = append(entries, e)
-	}
-	slices.SortFunc(entries, func(a, b dmsnap.Exception) int { return cmp.Compare(a.Old, b.Old) })
-	o.beginStep(m, entries)
-	if err := o.copyBack(m, entries); err != nil {
-		o.endStep(m, false, false)
-		return err
-	}
-	err := s.clearEntries(first)
-	o.endStep(m, err == nil, err != nil)
-	return err
-}
-
-func (s *Store) lookup(old uint64) (uint64, bool) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.index.get(old)
-}
-
-// beginStep waits for the requests in flight and makes those to come wait if
-// they touch the step's chunks.
-func (o *Origin) beginStep(m *merge, entries []dmsnap.Exception) {
+// LimitMergeStep bounds what a step copies, in bytes, to less than what it
+// would be otherwise; to one chunk at least. It holds for the merge that is
+// under way, from the next step on.
+func (o *Origin) LimitMergeStep(bytes int64) {
 	o.gate.Lock()
 	defer o.gate.Unlock()
-	m.active, m.stepDone = entries, make(chan struct{})
-}
-
-func (o *Origin) endStep(m *merge, merged, unsure bool) {
-	o.gate.Lock()
-	defer o.gate.Unlock()
-	if merged {
-		m.store.mu.Lock()
-		for _, e := range m.active {
-			m.store.index.remove(e.Old)
-		}
-		m.store.mu.Unlock()
-		m.limbo = nil
+	if o.merge != nil {
+		o.merge.stepBytes = min(bytes, mergeBytes)
 	}
-	if unsure {
-		m.limbo = m.active
-	}
-	m.active = nil
-	close(m.stepDone)
-}
-
-// copyBack copies the chunks of entries, ascending by origin chunk, to the
-// origin, and makes them durable. Siblings copy out first, all in one batch.
-func (o *Origin) copyBack(m *merge, entries []dmsnap.Exception) error {
-	o.gate.RLock()
-	defer o.gate.RUnlock()
-	runs := m.runs(entries)
-	reqs := make([]*request, len(runs))
-	for i, r := range runs {
-		reqs[i] = &request{change: change{op: opCopyOut, off: r.off, length: r.length}}
-	}
-	if err := o.commit.submitAll(reqs); err != nil {
-		return err
-	}
-	if err := o.commit.wait(reqs...); err != nil {
-		return err
-	}
-	buf := make([]byte, min(pieceBytes, mergeBytes, int64(len(entries))*m.store.layout.ChunkBytes))
-	for _, r := range runs {
-		for done := int64(0); done < r.length; done += int64(len(buf)) {
-			piece := buf[:min(int64(len(buf)), r.length-done)]
-			if _, err := m.store.dev.ReadAt(piece, r.cow+done); err != nil {
-				return fmt.Errorf("read the COW device: %w", err)
-			}
-			if _, err := o.dev.WriteAt(piece, r.off+done); err != nil {
-				return fmt.Errorf("write the origin: %w", err)
-			}
-		}
-	}
-	return o.dev.Flush()
-}
-
-// runs joins entries that lie next to each other on both devices.
-func (m *merge) runs(entries []dmsnap.Exception) []run {
-	l := m.store.layout
-	var runs []run
-	for i, e := range entries {
-		if i > 0 && e.Old == entries[i-1].Old+1 && e.New == entries[i-1].New+1 {
-			runs[len(runs)-1].length += l.ChunkBytes
-		} else {
-			runs = append(runs, run{off: l.Off(e.Old), length: l.ChunkBytes, excepted: true, cow: l.Off(e.New)})
-		}
-	}
-	for i := range runs { // the snapshot's last chunk may be short
-		runs[i].length = min(runs[i].length, m.size-runs[i].off)
-	}
-	return runs
-}
-
-// clearEntries takes the current area's entries from first on off the disk.
-func (s *Store) clearEntries(first int) error {
-	merged := slices.Clone(s.area)
-	clear(merged[first*dmsnap.EntrySize : s.used*dmsnap.EntrySize])
-	if _, err := s.dev.WriteAt(merged, s.layout.Off(s.layout.AreaChunk(s.areaNo))); err != nil {
-		return fmt.Errorf("write exception area %d: %w", s.areaNo, err)
-	}
-	if err := s.dev.Flush(); err != nil {
-		return fmt.Errorf("write exception area %d: %w", s.areaNo, err)
-	}
-	s.area = merged
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.used = first
-	// What the kernel reports while it merges: the place behind the last
-	// exception, as if all had been allocated in order.
-	s.next = s.layout.AreaChunk(s.areaNo) + uint64(first) + 1
-	return nil
 }
 
 // FinishMerge ends a merge that has no exceptions left: from now on the

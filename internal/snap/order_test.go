@@ -1,6 +1,7 @@
 package snap
 
 import (
+	"bytes"
 	"flag"
 	"os"
 	"path/filepath"
@@ -69,13 +70,23 @@ func TestOrderOfOperations(t *testing.T) {
 		},
 		"merge": func(t *testing.T, log *trace.Log, o *Origin) {
 			a := traced(t, log, o, "a", 4096)
-			write(t, a, 0, 8192)
-			write(t, a, 40960, 1)
+			log.Note("# two chunks, one of them zero; the one before them; two elsewhere, the second first")
+			fill(t, a, 4096, 1)
+			write(t, a, 8192, 4096)
+			fill(t, a, 0, 2)
+			fill(t, a, 45056, 3)
+			fill(t, a, 40960, 4)
 			if err := o.StartMerge(a.Store(), a.Size()); err != nil {
 				t.Fatal(err)
 			}
 			traced(t, log, o, "sibling", 4096)
+			log.Note("# a merge step of at most two chunks")
+			o.LimitMergeStep(2 * 4096)
+			if left, err := o.MergeStep(); left != 3 || err != nil {
+				t.Fatal(left, err)
+			}
 			log.Note("# a merge step")
+			o.LimitMergeStep(mergeBytes)
 			if left, err := o.MergeStep(); left != 0 || err != nil {
 				t.Fatal(left, err)
 			}
@@ -87,6 +98,14 @@ func TestOrderOfOperations(t *testing.T) {
 			story(t, log, o)
 			golden(t, filepath.Join("testdata", name+".trace"), log.Take())
 		})
+	}
+}
+
+// fill writes a chunk of 4096 bytes that is not zero.
+func fill(t *testing.T, d block.Device, off int64, b byte) {
+	t.Helper()
+	if _, err := d.WriteAt(bytes.Repeat([]byte{b}, 4096), off); err != nil {
+		t.Fatal(err)
 	}
 }
 

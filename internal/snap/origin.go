@@ -193,33 +193,37 @@ func (o *Origin) begin(c change) (n int64, err error) {
 	if o.merge == nil {
 		return o.beginBase(c)
 	}
-	r := o.merge.nextRun(c.off, c.end())
+	m := o.merge
+	r := m.nextRun(c.off, c.end())
 	c = c.part(r.off, r.end())
-	switch {
-	case !r.excepted:
+	if !r.excepted {
 		return o.beginBase(c)
-	case c.op == opDiscard: // advice, and the chunk will be copied anyway
-		return c.length, nil
 	}
-	if err := c.at(r.cow).apply(o.merge.store.dev); err != nil {
+	both, end := m.onBoth(c.off, c.end())
+	if c = c.part(c.off, end); both {
+		m.twice.Lock()
+		defer m.twice.Unlock()
+	}
+	if err := c.at(r.cow).apply(m.store.dev); err != nil {
 		return 0, err
 	}
-	if o.merge.touches(o.merge.limbo, r.off, r.end()) {
-		return o.beginBase(c)
+	if !both {
+		return c.length, nil
 	}
-	return c.length, nil
+	return o.beginBase(c)
 }
 
-// enter takes gate for reading once no merge step is at work on the range.
+// enter takes gate for reading once no piece of a merge that is being copied
+// touches the range.
 func (o *Origin) enter(off, end int64) {
 	for {
 		o.gate.RLock()
 		if o.merge == nil || !o.merge.busy(off, end) {
 			return
 		}
-		done := o.merge.stepDone
+		copied := o.merge.copied
 		o.gate.RUnlock()
-		<-done
+		<-copied
 	}
 }
 
