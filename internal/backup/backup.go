@@ -75,6 +75,9 @@ type job struct {
 	src *source
 	out *output
 	m   *Manifest
+	// mayMount: of an archive, that the snapshot may have to be mounted, and
+	// its journal replayed into it.
+	mayMount bool
 
 	mu     sync.Mutex // guards report.Notes while the snapshot is watched
 	report *Report
@@ -127,11 +130,7 @@ func (j *job) prepare(ctx context.Context, started time.Time) error {
 		o.every = time.Second
 	}
 	switch o.Format {
-	case Raw:
-	case Tar:
-		if err := canMount(); err != nil {
-			return err
-		}
+	case Raw, Tar:
 	default:
 		return errs.E(errs.Usage, "unknown format %q: there are %s and %s", o.Format, Raw, Tar)
 	}
@@ -140,8 +139,10 @@ func (j *job) prepare(ctx context.Context, started time.Time) error {
 		return err
 	}
 	j.src = src
-	if o.Format == Tar && st.LVs[src.lv.Name].File == "" {
-		return errNoFile(src.vg.Name, src.lv.Name)
+	if o.Format == Tar {
+		if err := j.checkFiles(ctx, st); err != nil {
+			return err
+		}
 	}
 	if o.DryRun {
 		j.out, err = &output{dir: o.Dir, name: imageName(src.vg.Name, src.lv.Name, o.Format, started, 1)}, checkDir(o.Dir)
@@ -181,8 +182,7 @@ func (j *job) note(text string) {
 // that takes. left is why our snapshot could not be removed.
 func (j *job) read(ctx context.Context) (left, err error) {
 	defer func() { left = j.src.release(ctx) }()
-	// A tar's snapshot is mounted, and the journal replayed into it.
-	notes, err := j.src.take(ctx, j.o.SnapshotSize, j.o.Format == Raw)
+	notes, err := j.src.take(ctx, j.o.SnapshotSize, !j.mayMount)
 	if err != nil {
 		return nil, err
 	}
@@ -239,7 +239,7 @@ func (j *job) describeSnapshot(ctx context.Context) error {
 func (j *job) fill(ctx context.Context, dev block.Device) (digest, error) {
 	j.report.VolumeBytes, j.m.Source.Bytes = dev.Size(), dev.Size()
 	if j.o.Format == Tar {
-		return j.fillTar(ctx)
+		return j.fillTar(ctx, dev)
 	}
 	j.m.Image.Bytes = dev.Size()
 	if err := j.out.f.Truncate(dev.Size()); err != nil {
@@ -249,38 +249,6 @@ func (j *job) fill(ctx context.Context, dev block.Device) (digest, error) {
 	d, read, err := copyDevice(ctx, dev, dev.Size(), to, j.o.phase(Reading, dev.Size()))
 	j.report.ReadBytes, j.m.Image.DataBytes = read, to.data.Load()
 	return d, err
-}
-
-// fillTar archives the file system in the snapshot.
-func (j *job) fillTar(ctx context.Context) (digest, error) {
-	st, err := j.g.Status(ctx)
-	if err != nil {
-		return digest{}, err
-	}
-	path := st.LVs[j.src.snapshot].File
-	if path == "" {
-		return digest{}, errNoFile(j.src.vg.Name, j.src.snapshot)
-	}
-	to := &fileSink{w: j.out.f}
-	f := newFlow(ctx, to, j.o.phase(Reading, 0))
-	w := &flowWriter{f: f}
-	stats, err := archive(f.ctx, w, path, j.src.readOnly, j.note)
-	if err == nil {
-		err = w.flush()
-	}
-	d, err := f.finish(err)
-	if err == nil {
-		err = j.out.f.Truncate(w.off) // blocks of zeroes at the end were left out
-	}
-	j.report.Files, j.report.ReadBytes = stats.Entries, w.off
-	j.m.Image.Bytes, j.m.Image.DataBytes = w.off, to.data.Load()
-	return d, err
-}
-
-// errNoFile says that a volume is nowhere where the kernel could mount it.
-func errNoFile(vg, lv string) error {
-	return errs.WithHint(errs.E(errs.Conflict, "%s/%s is not there as a file or device that could be mounted", vg, lv),
-		"Activate the group where FUSE is available (cowl vgchange -ay %s), or use --format raw.", vg)
 }
 
 // prove flushes the image and compares what the disk holds with what was read.

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"cowl/internal/block"
+	"cowl/internal/block/file"
 	"cowl/internal/block/mem"
 	"cowl/internal/errs"
 	"cowl/internal/manager"
@@ -160,7 +161,9 @@ func (g *fakeGroup) CreateSnapshots(_ context.Context, specs []volume.SnapshotSp
 		v := &fakeLV{of: of}
 		if g.snapFile != nil {
 			v.file = g.snapFile(spec.Origin)
-			v.dev = mem.New(of.dev.Size())
+			if v.dev, err = file.Open(v.file, file.Options{ReadOnly: true}); err != nil {
+				return nil, err
+			}
 		} else {
 			size := c.Group.LVSize(c.Group.LV(spec.Name)).Bytes()
 			if v.store, err = snap.Open(mem.New(size), snap.Options{ChunkBytes: 4096}); err != nil {

@@ -10,21 +10,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowl/internal/archive"
 	"cowl/internal/errs"
 )
 
 // canMount says why a file system cannot be mounted here, nil if it can.
 func canMount() error {
 	if os.Geteuid() != 0 {
-		return errNoTar("reading a file system mounts it, which needs root")
+		return errNoTar("the volume holds no ext2, ext3 or ext4, and mounting others needs root")
 	}
 	return nil
-}
-
-// errNoTar explains what to do instead of an archive.
-func errNoTar(why string) error {
-	return errs.WithHint(errs.E(errs.Unsupported, "format tar: %s", why),
-		"Use --format raw, which backs up any volume as it is. A file-system reader that needs no mount is to come.")
 }
 
 // fileSystem is one that we mount, recognised by its magic.
@@ -172,12 +167,12 @@ func explain(context int, err error) error {
 	}
 }
 
-// archive mounts the image at path and writes its tree to w.
-func archive(ctx context.Context, w io.Writer, path string, readOnly bool, note func(string)) (stats treeStats, err error) {
+// archiveMounted mounts the image at path and writes its tree to w.
+func archiveMounted(ctx context.Context, w io.Writer, path string, readOnly bool, note func(string)) (stats archive.Stats, err error) {
 	root, release, err := mountTree(path, readOnly)
 	if err != nil {
 		return stats, err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	return writeTree(ctx, w, root, note)
+	return archive.Write(ctx, w, archive.Dir(root), archive.Options{Note: note})
 }

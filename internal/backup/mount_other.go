@@ -6,22 +6,15 @@ import (
 	"context"
 	"io"
 
-	"cowl/internal/errs"
+	"cowl/internal/archive"
 )
-
-// treeStats is what was put into an archive.
-type treeStats struct {
-	Entries int64 `json:"entries"`
-	Skipped int64 `json:"sockets_skipped"`
-}
 
 // canMount says why a file system cannot be mounted here.
 func canMount() error {
-	return errs.WithHint(errs.E(errs.Unsupported, "format tar: reading a file system mounts it, which cowl does on Linux only"),
-		"Use --format raw, which backs up any volume as it is. A file-system reader that needs no mount is to come.")
+	return errNoTar("the volume holds no ext2, ext3 or ext4, and cowl mounts others on Linux only")
 }
 
-// archive is never reached: canMount comes first.
-func archive(context.Context, io.Writer, string, bool, func(string)) (treeStats, error) {
-	return treeStats{}, canMount()
+// archiveMounted is never reached: canMount comes first.
+func archiveMounted(context.Context, io.Writer, string, bool, func(string)) (archive.Stats, error) {
+	return archive.Stats{}, canMount()
 }

@@ -43,8 +43,9 @@ In DIR there are then
 What is hidden and called .partial was left by a backup that was killed.
 
 Format raw is the volume's bytes; holes and zeroes take no space. Format tar is
-the files of an ext2, ext3, ext4 or XFS in the volume (root, Linux): owners by
-number, modes, times, links, devices, extended attributes, ACLs, holes.
+the files of an ext2, ext3 or ext4 in the volume, which cowl reads itself, or of
+an XFS, which it mounts (root, Linux): owners by number, modes, times, links,
+devices, extended attributes, ACLs, holes.
 
 The snapshot has room for what changes on the volume meanwhile. If it overflows,
 the backup fails; -L gives it more. Without -L it takes up to half of the

@@ -48,6 +48,9 @@ var calls = map[string]call{
 	"backup":    {"backup nosuch/lv --to backups", "backup vg/lv --to backups"},
 	"verify":    {"verify nosuch", "verify disk.img"},
 	"restore":   {"restore nosuch vg/lv", "restore disk.img vg/lv"},
+	"ls":        {"ls nosuch/lv:/", "ls -lR vg/lv"},
+	"cat":       {"cat nosuch/lv:/file", "cat vg/lv:/file"},
+	"tar":       {"tar nosuch/lv", "tar vg/lv:/"},
 	"demo":      {"", ""},
 
 	"overlay":         {"", ""},

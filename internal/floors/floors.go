@@ -49,6 +49,8 @@ var Table = []Row{
 		Imports: []string{"internal/snap", "internal/volume", "internal/format/...", "internal/block/...", "internal/errs"}},
 	{Path: "internal/snap", Holds: "the copy-on-write store over two devices; nothing of LVM", Documented: true,
 		Imports: []string{"internal/format/dmsnap", "internal/block/...", "internal/errs"}},
+	{Path: "internal/archive", Holds: "trees as tar archives, whoever reads them", Documented: true,
+		Imports: []string{"internal/fsread", "internal/format/ext4", "internal/errs"}},
 	{Path: "internal/fsread", Holds: "files of an ext2, ext3 or ext4, without mounting it", Documented: true,
 		Imports: []string{"internal/format/ext4", "internal/block/...", "internal/errs"}},
 	{Path: "internal/fsread/fstree", Holds: "trees and images that file-system readers get wrong", Test: true},

@@ -89,6 +89,17 @@ func Open(ctx context.Context, dev block.Device, o Options) (*FS, error) {
 	return f, nil
 }
 
+// Detect tells whether a device bears the mark of an ext2, ext3 or ext4, which
+// Open may still refuse.
+func Detect(dev block.Device) (bool, error) {
+	if dev.Size() < ext4.SuperblockOffset+ext4.SuperblockSize {
+		return false, nil
+	}
+	b := make([]byte, ext4.SuperblockSize)
+	_, err := dev.ReadAt(b, ext4.SuperblockOffset)
+	return ext4.IsExt(b), err
+}
+
 // readSuperblock reads it through the journal, as far as that is known.
 func (f *FS) readSuperblock() error {
 	b := make([]byte, ext4.SuperblockSize)

@@ -30,6 +30,8 @@ type WalkOptions struct {
 	// NamesOnly leaves Item.Node nil where that saves reading the inode: of all
 	// but directories, if the file system keeps types with the names.
 	NamesOnly bool
+	// Flat enters no directory but the one that the walk begins with.
+	Flat bool
 }
 
 // Item is what a walk comes to.
@@ -79,7 +81,7 @@ func (w *walker) enter(it *Item) error {
 	switch err := w.visit(it); {
 	case errors.Is(err, fs.SkipDir):
 		return nil
-	case err != nil || it.Type != ext4.TypeDir:
+	case err != nil || it.Type != ext4.TypeDir || w.o.Flat && it.Path != "":
 		return err
 	}
 	w.seen.add(it.Ino)

@@ -74,6 +74,20 @@ func probe(dev block.Device) (found []signature, partitioned bool, err error) {
 	return append(found, table...), partitioned, err
 }
 
+// Kind names what a device holds, as blkid does ("xfs", "qcow2",
+// "LVM2_member"), "" where that is nothing that is known, and tells whether it
+// has partitions.
+func Kind(dev block.Device) (kind string, partitioned bool, err error) {
+	if _, err := metastore.ReadPV(metastore.Source{Dev: dev}); err == nil {
+		return "LVM2_member", false, nil
+	}
+	found, partitioned, err := probe(dev)
+	if len(found) > 0 {
+		kind = found[0].kind
+	}
+	return kind, partitioned, err
+}
+
 // probeTable looks for a partition table. One without partitions is a mere
 // signature.
 func probeTable(dev block.Device) ([]signature, bool, error) {

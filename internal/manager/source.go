@@ -64,6 +64,30 @@ func canonical(name string) string {
 	return path
 }
 
+// OpenDevice opens an image file, a block device, or a partition of either, for
+// reading and without a lock.
+func OpenDevice(name string) (block.Device, error) {
+	path, partition := splitName(name)
+	dev, err := file.Open(path, file.Options{ReadOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	part, err := (&disk{path: path, dev: dev}).part(name, partition)
+	if err != nil {
+		return nil, errors.Join(err, dev.Close())
+	}
+	return opened{part, dev}, nil
+}
+
+// opened is a device, or a partition of one, that closes the file below it.
+type opened struct {
+	block.Device
+	file *file.Device
+}
+
+// Close implements block.Device. A partition has nothing of its own to close.
+func (o opened) Close() error { return o.file.Close() }
+
 // deviceSet is a number of open devices. Partitions of one disk share it, and
 // its lock.
 type deviceSet struct {

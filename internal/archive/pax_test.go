@@ -1,4 +1,4 @@
-package backup
+package archive
 
 import (
 	"testing"
@@ -24,7 +24,7 @@ func TestPaxTime(t *testing.T) {
 func TestPaxRecordLengths(t *testing.T) {
 	for n := range 2000 {
 		value := string(make([]byte, n))
-		b := paxRecords(map[string]string{"k": value})
+		b := appendRecords(nil, []record{{"k", value}})
 		var length int
 		for i := 0; b[i] != ' '; i++ {
 			length = 10*length + int(b[i]-'0')

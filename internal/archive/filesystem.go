@@ -1,0 +1,101 @@
+package archive
+
+import (
+	"context"
+
+	"cowl/internal/format/ext4"
+	"cowl/internal/fsread"
+)
+
+// FileSystem is what is at and below a node of a file system that package
+// fsread reads. A node that is no directory is a tree of one file, which needs
+// a name.
+type FileSystem struct {
+	FS    *fsread.FS
+	Start *fsread.Node
+	Name  string
+}
+
+// Root is all of a file system.
+func Root(fs *fsread.FS) (FileSystem, error) {
+	root, err := fs.Inode(ext4.RootInode)
+	return FileSystem{FS: fs, Start: root}, err
+}
+
+// Walk implements Tree. Directories are in the order of their inodes, which is
+// about that of the disk.
+func (t FileSystem) Walk(ctx context.Context, visit func(name string, f File, err error) error) error {
+	return t.FS.Walk(ctx, t.Start, fsread.WalkOptions{}, func(it *fsread.Item) error {
+		name := "./" + it.Path
+		if it.Path == "" && it.Type != ext4.TypeDir {
+			name += t.Name
+		}
+		if it.Node == nil {
+			return visit(name, nil, it.Err)
+		}
+		return visit(name, &fsFile{t.FS, it.Node}, it.Err)
+	})
+}
+
+// fsFile is a File of a FileSystem.
+type fsFile struct {
+	fs *fsread.FS
+	n  *fsread.Node
+}
+
+// Header implements File.
+func (f *fsFile) Header() *Header {
+	h := &Header{
+		Ino: uint64(f.n.Ino), Mode: uint32(f.n.Mode), Links: uint32(f.n.Links), UID: f.n.UID, GID: f.n.GID, Size: f.n.Size,
+		Mtime: f.n.Mtime, Atime: f.n.Atime, Ctime: f.n.Ctime,
+	}
+	if t := f.n.Mode.Type(); t == ext4.TypeChar || t == ext4.TypeBlock {
+		h.Major, h.Minor = f.n.Device()
+	}
+	return h
+}
+
+// Xattrs implements File.
+func (f *fsFile) Xattrs() ([]Xattr, error) {
+	attrs, err := f.fs.Xattrs(f.n)
+	if len(attrs) == 0 {
+		return nil, err
+	}
+	out := make([]Xattr, len(attrs))
+	for i, a := range attrs {
+		out[i] = Xattr(a)
+	}
+	return out, err
+}
+
+// Readlink implements File.
+func (f *fsFile) Readlink() (string, error) { return f.fs.Readlink(f.n) }
+
+// Open implements File. What was never written counts as a hole.
+func (f *fsFile) Open() (Content, error) {
+	file, err := f.fs.OpenFile(f.n)
+	if err != nil {
+		return Content{}, err
+	}
+	c := Content{ReaderAt: file}
+	holes := false
+	for e, err := range file.Extents(0, file.Size()) {
+		switch {
+		case err != nil:
+			return c, err
+		case e.Kind != fsread.Data:
+			holes = true
+		case len(c.Data) > 0 && c.Data[len(c.Data)-1].Off+c.Data[len(c.Data)-1].Len == e.Off:
+			c.Data[len(c.Data)-1].Len += e.Len
+		default:
+			c.Data = append(c.Data, Span{e.Off, e.Len})
+		}
+	}
+	switch {
+	case !holes:
+		c.Data = nil
+	case c.Data == nil:
+		c.Data = []Span{} // a hole from beginning to end
+	}
+	return c, nil
+}

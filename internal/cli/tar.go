@@ -1,0 +1,90 @@
+package cli
+
+import (
+	"bufio"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+
+	"github.com/spf13/cobra"
+	"github.com/vbauerster/mpb/v8/cwriter"
+
+	"cowl/internal/archive"
+	"cowl/internal/errs"
+	"cowl/internal/fsread"
+)
+
+// tarFlags are the options of cowl tar.
+type tarFlags struct{ gzip, goOn bool }
+
+func newTar(a *app) *cobra.Command {
+	var o tarFlags
+	cmd := &cobra.Command{
+		Use: "tar SOURCE[:/PATH] [OPTION]...", Short: "Archive files of a volume or image, without mounting it", GroupID: groupOwn,
+		Long: `Write a tar archive (POSIX pax) of a directory and all below it, or of one file, to
+standard output: owners by number, modes, times to the nanosecond, hard links,
+symbolic links, devices, extended attributes, ACLs, and holes as holes. Names in
+it begin with "./". Sockets are left out, with a note.
+
+What cannot be read ends it with an error, unless --ignore-failed-read is given.
+
+` + insideHelp,
+		Example: `  cowl tar server1/rootsnapshot:/home | zstd > home.tar.zst
+  cowl tar -z /backups/server1-root.20260102T030405Z.raw > root.tar.gz
+  cowl tar server1/rootsnapshot:/etc | tar -x --numeric-owner --xattrs --xattrs-include='*' -pC /tmp/etc`,
+		Args: exactly(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, a, insideArg(args[0])) },
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.BoolVarP(&o.gzip, "gzip", "z", false, "compress the archive")
+	f.BoolVar(&o.goOn, "ignore-failed-read", false, "go on past files that cannot be read; the exit code tells of them")
+	return cmd
+}
+
+func (o *tarFlags) run(cmd *cobra.Command, a *app, at inside) error {
+	if f, ok := a.Stdout.(*os.File); ok && cwriter.IsTerminal(int(f.Fd())) {
+		return usage(cmd, "An archive is not for a terminal: redirect it to a file or a pipe.")
+	}
+	ctx := cmd.Context()
+	return a.withFS(ctx, at, func(fs *fsread.FS) error {
+		n, err := fs.Lookup(at.path, false)
+		if err != nil {
+			return fmt.Errorf("%s:%w", at.source, err)
+		}
+		tree := archive.FileSystem{FS: fs, Start: n, Name: path.Base(at.path)}
+		return o.write(ctx, a, tree, at)
+	})
+}
+
+// write writes the archive of a tree to standard output.
+func (o *tarFlags) write(ctx context.Context, a *app, tree archive.Tree, at inside) error {
+	// The archive's pieces are small, and each write is a system call.
+	buffered := bufio.NewWriterSize(a.Stdout, 1<<20)
+	var to io.Writer = buffered
+	finish := buffered.Flush
+	if o.gzip {
+		z := gzip.NewWriter(buffered)
+		to, finish = z, func() error { return errors.Join(z.Close(), buffered.Flush()) }
+	}
+	opts := archive.Options{Note: func(text string) { a.warn("%s", text) }}
+	var failed error
+	if o.goOn {
+		opts.Unreadable = func(name string, err error) error {
+			a.complain(fmt.Errorf("%s: %w", name, err))
+			failed = errSilent
+			return nil
+		}
+	}
+	if _, err := archive.Write(ctx, to, tree, opts); err != nil {
+		if !o.goOn && (errs.Is(err, errs.Corrupt) || errs.Is(err, errs.Unsupported)) {
+			err = errs.WithHint(err, "The archive is cut off. --ignore-failed-read goes on without what cannot be read.")
+		}
+		return fmt.Errorf("%s: %w", at, err)
+	}
+	return errors.Join(failed, finish())
+}
