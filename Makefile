@@ -6,7 +6,7 @@ LDFLAGS  := -s -w -X cowl/internal/cli.buildVersion=$(VERSION)
 
 export CGO_ENABLED = 0
 
-.PHONY: build test long race lint demo bench fuzz setup clean
+.PHONY: build test long race lint demo bench fuzz setup clean kopia
 
 build: ## the static binary ./cowl
 	go build -trimpath -ldflags '$(LDFLAGS)' -o cowl ./cmd/cowl
@@ -35,6 +35,12 @@ fuzz: ## every fuzz target for FUZZTIME each
 
 setup: ## Debian packages that the judges need (as root)
 	scripts/setup
+
+KOPIA = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cowl/kopia-v0.23.1
+
+kopia: $(KOPIA) ## the stock kopia, which judges repositories; built once, in minutes, and kept in the cache
+$(KOPIA):
+	go build -C tools -trimpath -ldflags '-s -w' -tags 'tools nohtmlui no_extra_providers' -o $@ github.com/kopia/kopia
 
 bin/staticcheck: tools/go.mod tools/go.sum
 	go build -C tools -tags tools -o ../bin/staticcheck honnef.co/go/tools/cmd/staticcheck

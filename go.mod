@@ -63,5 +63,6 @@ require (
 	github.com/kopia/kopia v0.23.1
 	github.com/lima-vm/go-qcow2reader v0.7.1
 	github.com/rogpeppe/go-internal v1.16.0
+	golang.org/x/term v0.43.0
 	pgregory.net/rapid v1.3.0
 )

@@ -22,8 +22,9 @@
 // names, which stays. A snapshot that overflows or vanishes on the way fails
 // the backup: its status is looked at after the last read.
 //
-// What the package is not: a store. It keeps no index, no history and no
-// increments; it makes and checks single images.
+// RunRepository backs up into a repository instead (package repo), which is
+// the store: history, deduplication and encryption are its matter. This package
+// takes the snapshot, watches it, and says what the image is of.
 //
 // Concurrency: the functions may run in parallel, also for one volume into
 // one directory. There are no locks; goroutines of a call end before it does.

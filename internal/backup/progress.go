@@ -37,3 +37,12 @@ func (r *Reporter) phase(p Phase, total int64) func(bytes int64) {
 	r.Progress(p, 0, total)
 	return func(bytes int64) { r.Progress(p, done.Add(bytes), total) }
 }
+
+// absolute returns a function that is told how far a phase is, nil if nobody
+// wants to know.
+func (r *Reporter) absolute(p Phase) func(done, total int64) {
+	if r.Progress == nil {
+		return nil
+	}
+	return func(done, total int64) { r.Progress(p, done, total) }
+}

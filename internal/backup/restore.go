@@ -2,10 +2,12 @@ package backup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
+	"cowl/internal/backup/repo"
 	"cowl/internal/block"
 	"cowl/internal/block/file"
 	"cowl/internal/errs"
@@ -16,7 +18,16 @@ import (
 // RestoreOptions say which image goes where.
 type RestoreOptions struct {
 	Image string // path of a raw image; its manifest stands beside it
-	LV    string // an existing volume, within the group
+	// Repo and Backup are where the image is instead, of a backup in a
+	// repository; Image is then how it is called.
+	Repo   *repo.Repo
+	Backup *repo.Backup
+
+	LV string // within the group; it exists unless Create says otherwise
+	// Create makes the volume, of the size of the one that was backed up.
+	Create bool
+	// InPlace reads the volume first, and writes only what differs.
+	InPlace bool
 	// Force writes an image that is damaged or has no manifest.
 	Force bool
 	// DryRun checks target and image, and writes nothing.
@@ -33,8 +44,10 @@ type RestoreReport struct {
 	VolumeBytes int64  `json:"volume_bytes"`
 	// UntouchedBytes at the volume's end are as they were: the image is smaller.
 	UntouchedBytes int64    `json:"untouched_bytes"`
-	ReadBytes      int64    `json:"read_bytes"` // from the image; holes are not read
-	SHA256         string   `json:"sha256"`     // of what was written
+	ReadBytes      int64    `json:"read_bytes"`    // from the image; holes are not read
+	WrittenBytes   int64    `json:"written_bytes"` // to the volume
+	Created        bool     `json:"created"`       // the volume was made for it
+	SHA256         string   `json:"sha256"`        // of what was written
 	ImageVerified  bool     `json:"image_verified"`
 	Verified       bool     `json:"verified"` // the volume, read back
 	Seconds        float64  `json:"seconds"`
@@ -46,7 +59,7 @@ type RestoreReport struct {
 type restore struct {
 	g      manager.Group
 	o      RestoreOptions
-	image  *file.Device
+	image  block.Device
 	want   *Image   // nil without a usable manifest
 	valid  []string // the target's snapshots that had not overflowed before
 	report *RestoreReport
@@ -63,36 +76,104 @@ type restore struct {
 func Restore(ctx context.Context, g manager.Group, o RestoreOptions) (*RestoreReport, error) {
 	started := time.Now()
 	r := &restore{g: g, o: o, report: &RestoreReport{Image: o.Image, LV: o.LV}}
-	image, err := file.Open(o.Image, file.Options{ReadOnly: true})
-	if err != nil {
+	if err := r.openImage(ctx); err != nil {
 		return nil, err
 	}
-	defer image.Close()
-	r.image = image
-	r.report.ImageBytes = image.Size()
-	if err := r.loadManifest(); err != nil {
-		return nil, err
-	}
+	defer r.image.Close()
 	// Before the long reading: what can be known at once.
 	st, err := g.Status(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := r.checkTarget(st, 0); err != nil {
+	if err := r.checkName(st); err != nil {
 		return nil, err
 	}
-	if err := r.checkImage(ctx); err != nil {
-		return nil, err
+	if !o.Create {
+		if err := r.checkTarget(st, 0); err != nil {
+			return nil, err
+		}
+		// What is not overwritten cannot be lost to a damaged image.
+		if err := r.checkImage(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if o.DryRun {
 		return r.report, nil
 	}
-	if err := r.write(ctx); err != nil {
+	if err := r.make(ctx); err != nil {
 		return nil, err
+	}
+	if err := r.write(ctx); err != nil {
+		return nil, errors.Join(err, r.unmake(ctx))
 	}
 	r.report.Seconds = time.Since(started).Seconds()
 	r.report.Rate = float64(r.report.ImageBytes) / max(r.report.Seconds, 1e-9)
 	return r.report, nil
+}
+
+// openImage opens the image, wherever it is.
+func (r *restore) openImage(ctx context.Context) error {
+	if r.o.Repo == nil {
+		image, err := file.Open(r.o.Image, file.Options{ReadOnly: true})
+		if err != nil {
+			return err
+		}
+		r.image, r.report.ImageBytes = image, image.Size()
+		if err := r.loadManifest(); err != nil {
+			image.Close()
+			return err
+		}
+		return nil
+	}
+	image, _, err := r.o.Repo.Image(ctx, r.o.Backup)
+	if err != nil {
+		return err
+	}
+	r.image, r.report.ImageBytes = image, image.Size()
+	return nil
+}
+
+// checkName sees to it that the volume is there, or is not where it is to be
+// made.
+func (r *restore) checkName(st *manager.Status) error {
+	r.report.VG = st.Group.Name
+	_, err := st.Group.FindLV(r.o.LV)
+	switch {
+	case r.o.Create && err == nil:
+		return errs.WithHint(errs.E(errs.Exists, "%s/%s exists already", st.Group.Name, r.o.LV), "Leave --create out to write over it.")
+	case !r.o.Create && errs.Is(err, errs.NotFound):
+		return errs.WithHint(err, "--create makes it, as large as the one that was backed up.")
+	case !r.o.Create:
+		return err
+	}
+	return nil
+}
+
+// make makes the volume, if it is to be made.
+func (r *restore) make(ctx context.Context) error {
+	if !r.o.Create {
+		return nil
+	}
+	res, err := r.g.CreateLV(ctx, volume.LVSpec{Name: r.o.LV, Size: volume.Size{Bytes: r.report.ImageBytes}})
+	if err != nil {
+		return err
+	}
+	r.report.Created = true
+	r.report.Notes = append(r.report.Notes, res.Notes...)
+	return nil
+}
+
+// unmake removes the volume that was made for an image that did not come.
+func (r *restore) unmake(ctx context.Context) error {
+	if !r.report.Created {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	if _, err := r.g.RemoveLVs(ctx, []string{r.o.LV}); err != nil {
+		return fmt.Errorf("volume %s/%s was left behind (%w); remove it with: cowl lvremove -y %[1]s/%[2]s", r.report.VG, r.o.LV, err)
+	}
+	return nil
 }
 
 func (r *restore) note(format string, args ...any) {
@@ -160,6 +241,9 @@ func (r *restore) checkTarget(st *manager.Status, opens int) error {
 
 // checkImage compares the image with its manifest.
 func (r *restore) checkImage(ctx context.Context) error {
+	if r.o.Repo != nil {
+		return r.checkStored(ctx)
+	}
 	if r.want == nil {
 		return nil
 	}
@@ -176,6 +260,14 @@ func (r *restore) checkImage(ctx context.Context) error {
 	}
 	r.want = nil // there is nothing left to hold the volume against but what was read
 	return nil
+}
+
+// checkStored reads a stored image before anything is overwritten with it.
+// Force does not help one that is damaged: there are no bytes to write.
+func (r *restore) checkStored(ctx context.Context) error {
+	_, err := r.o.Repo.VerifyBackup(ctx, r.o.Backup, repo.VerifyOptions{Progress: r.o.absolute(Verifying)})
+	r.report.ImageVerified = err == nil
+	return err
 }
 
 // write opens the volume and fills it.
@@ -203,8 +295,11 @@ func (r *restore) write(ctx context.Context) error {
 		if ctx.Err() != nil {
 			err = fmt.Errorf("%w (%v)", ErrInterrupted, context.Cause(ctx))
 		}
-		return errs.WithHint(fmt.Errorf("restore of %s/%s did not end: %w", r.report.VG, r.o.LV, err),
-			"The volume now holds a mixture of old and new: run the restore again.")
+		err = fmt.Errorf("restore of %s/%s did not end: %w", r.report.VG, r.o.LV, err)
+		if r.report.Created {
+			return err
+		}
+		return errs.WithHint(err, "The volume now holds a mixture of old and new: run the restore again.")
 	}
 	return r.checkAfter(ctx)
 }
@@ -229,11 +324,12 @@ func (r *restore) warnSnapshots(st *manager.Status) {
 // fill writes, flushes and reads back.
 func (r *restore) fill(ctx context.Context, dev block.Device) error {
 	size := r.report.ImageBytes
-	d, read, err := copyDevice(ctx, r.image, size, volumeSink{dev}, r.o.phase(Writing, size))
+	to := &volumeSink{dev: dev, compare: r.o.InPlace}
+	d, read, err := copyDevice(ctx, r.image, size, to, r.o.phase(Writing, size))
 	if err != nil {
 		return err
 	}
-	r.report.ReadBytes, r.report.SHA256 = read, d.whole
+	r.report.ReadBytes, r.report.WrittenBytes, r.report.SHA256 = read, to.written.Load(), d.whole
 	if r.want != nil && d.whole != r.want.SHA256 {
 		return errs.E(errs.Corrupt, "image %s changed while it was read", r.o.Image)
 	}

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"encoding/json"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -20,6 +22,55 @@ func setglob(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%s matches %q, not one file", args[1], found)
 	}
 	ts.Setenv(args[0], found[0])
+}
+
+// firstbackup VAR TARGET VG/LV sets a variable to the ID of the oldest backup.
+func firstBackup(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: firstbackup VAR TARGET VG/LV")
+	}
+	ts.Check(ts.Exec("cowl", "list", args[1], args[2], "--json"))
+	var list struct {
+		Backups []struct {
+			ID string `json:"id"`
+		} `json:"backups"`
+	}
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &list))
+	if len(list.Backups) == 0 {
+		ts.Fatalf("no backups of %s in %s", args[2], args[1])
+	}
+	ts.Setenv(args[0], list.Backups[0].ID)
+}
+
+// noise MIB FILE makes a file that cannot be compressed, always the same.
+func makeNoise(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: noise MIB FILE")
+	}
+	mib, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	b := make([]byte, mib<<20)
+	rand.NewChaCha8([32]byte{}).Read(b)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), b, 0o600))
+}
+
+// biggest VAR DIR sets a variable to the largest file below a directory.
+func biggest(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: biggest VAR DIR")
+	}
+	var size int64
+	ts.Check(filepath.WalkDir(ts.MkAbs(args[1]), func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil && info.Size() > size {
+			size = info.Size()
+			ts.Setenv(args[0], path)
+		}
+		return err
+	}))
 }
 
 // flip FILE OFFSET flips a bit of a byte.

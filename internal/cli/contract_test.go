@@ -51,6 +51,9 @@ var calls = map[string]call{
 	"ls":        {"ls nosuch/lv:/", "ls -lR vg/lv"},
 	"cat":       {"cat nosuch/lv:/file", "cat vg/lv:/file"},
 	"tar":       {"tar nosuch/lv", "tar vg/lv:/"},
+	"list":      {"list nosuch", "list vg"},
+	"forget":    {"forget nosuch --keep-last 1", "forget vg --keep-last 1"},
+	"repo":      {"repo status repo:nosuch", "repo status repo:vg"},
 	"demo":      {"", ""},
 
 	"overlay":         {"", ""},

@@ -10,11 +10,13 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"time"
 
 	"github.com/vbauerster/mpb/v8/cwriter"
+	"golang.org/x/term"
 )
 
 // Env is what a command sees of the world. Tests make their own.
@@ -26,6 +28,8 @@ type Env struct {
 	Zone           *time.Location
 	// Interactive: questions can be asked. Progress: somebody watches stderr.
 	Interactive, Progress bool
+	// AskPassword asks for a password without showing it; nil: cannot.
+	AskPassword func(prompt string) (string, error)
 	// Executable is the path of this program, to start the daemon with.
 	Executable string
 }
@@ -37,12 +41,21 @@ func System() *Env {
 		self = os.Args[0]
 	}
 	return &Env{
-		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		AskPassword: askPassword,
+		Stdin:       os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Getenv: os.Getenv, Now: time.Now, Zone: time.Local,
 		Interactive: cwriter.IsTerminal(int(os.Stdin.Fd())) && cwriter.IsTerminal(int(os.Stderr.Fd())),
 		Progress:    cwriter.IsTerminal(int(os.Stderr.Fd())),
 		Executable:  self,
 	}
+}
+
+// askPassword asks on the terminal.
+func askPassword(prompt string) (string, error) {
+	fmt.Fprint(os.Stderr, prompt)
+	text, err := term.ReadPassword(int(os.Stdin.Fd()))
+	fmt.Fprintln(os.Stderr)
+	return string(text), err
 }
 
 // Main runs the command line (without the program's name) and returns the

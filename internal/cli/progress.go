@@ -48,6 +48,15 @@ func (p *progress) reporter() backup.Reporter {
 	return r
 }
 
+// absolute is how work that reports a phase by itself reaches the bars, nil
+// where nobody watches.
+func (p *progress) absolute(phase backup.Phase) func(done, total int64) {
+	if p.bars == nil {
+		return nil
+	}
+	return func(done, total int64) { p.update(phase, done, total) }
+}
+
 func (p *progress) update(phase backup.Phase, done, total int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

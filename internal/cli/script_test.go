@@ -52,7 +52,10 @@ func TestScripts(t *testing.T) {
 			e.Defer(func() { endDaemons(t, run) })
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"mkimage": mkimage, "lv": content.run, "overlay": overlayContent, "waitfor": waitFor, "setglob": setglob, "flip": flip},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"mkimage": mkimage, "lv": content.run, "overlay": overlayContent, "waitfor": waitFor, "setglob": setglob, "flip": flip,
+			"firstbackup": firstBackup, "biggest": biggest, "noise": makeNoise,
+		},
 		Condition: func(cond string) (bool, error) {
 			if cond == "fuse" {
 				f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)

@@ -119,3 +119,13 @@ func parseExtentSize(text string) (int64, error) {
 	}
 	return n, volume.CheckExtentSize(volume.Sectors(n >> 9))
 }
+
+// parseSample reads a part of the whole in percent, and returns it as a
+// fraction.
+func parseSample(text string) (float64, error) {
+	v, err := strconv.ParseFloat(strings.TrimSuffix(text, "%"), 64)
+	if err != nil || !(v > 0 && v <= 100) {
+		return 0, errs.E(errs.Usage, "%q is no part of 100 percent.", text)
+	}
+	return v / 100, nil
+}

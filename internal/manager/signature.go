@@ -159,3 +159,19 @@ func wipeSignatures(src metastore.Source, o PVCreate) ([]string, error) {
 	}
 	return notes, src.Dev.Flush()
 }
+
+// Signature names what a device holds, as blkid would (ext4, xfs, LUKS): the
+// first signature that is found, "partitions" for a partition table, and ""
+// for what is not recognised.
+func Signature(dev block.Device) (string, error) {
+	found, partitioned, err := probe(dev)
+	switch {
+	case err != nil:
+		return "", err
+	case len(found) > 0:
+		return found[0].kind, nil
+	case partitioned:
+		return "partitions", nil
+	}
+	return "", nil
+}

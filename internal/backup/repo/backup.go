@@ -101,6 +101,11 @@ func (r *Repo) Store(ctx context.Context, src Source, rec *Record, files []File,
 			if err := r.flushSums(ctx); err != nil {
 				return err
 			}
+			if o.BeforeCommit != nil {
+				if err := o.BeforeCommit(ctx); err != nil {
+					return err
+				}
+			}
 			rec.Stats.Written = r.Written() - before
 			b, err = r.commit(ctx, w, rec, root, files)
 			return err

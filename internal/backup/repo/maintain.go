@@ -62,7 +62,7 @@ func (r *Repo) others(ctx context.Context, own *Lock) ([]string, error) {
 }
 
 func (r *Repo) maintain(ctx context.Context, safety maintenance.SafetyParameters, m *Maintenance) (err error) {
-	if m.Before, err = r.size(ctx); err != nil {
+	if _, m.Before, err = r.Size(ctx); err != nil {
 		return err
 	}
 	// kopia passes over manifests that it cannot read, and would then take what
@@ -89,7 +89,7 @@ func (r *Repo) maintain(ctx context.Context, safety maintenance.SafetyParameters
 	if err := r.compactSums(ctx); err != nil {
 		return err
 	}
-	m.After, err = r.size(ctx)
+	_, m.After, err = r.Size(ctx)
 	return err
 }
 
@@ -132,8 +132,12 @@ func (r *Repo) checkManifests(ctx context.Context) error {
 	return nil
 }
 
-// size adds up the blobs.
-func (r *Repo) size(ctx context.Context) (n int64, err error) {
-	err = r.store.ListBlobs(ctx, "", func(m blob.Metadata) error { n += m.Length; return nil })
-	return n, explain(ctx, err)
+// Size counts the blobs, and adds up what they have.
+func (r *Repo) Size(ctx context.Context) (blobs int, bytes int64, err error) {
+	err = r.store.ListBlobs(ctx, "", func(m blob.Metadata) error {
+		blobs++
+		bytes += m.Length
+		return nil
+	})
+	return blobs, bytes, explain(ctx, err)
 }

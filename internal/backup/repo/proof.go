@@ -19,6 +19,8 @@ import (
 // Store is where the blobs of a repository are.
 type Store struct {
 	blob.Storage
+	// Name is how people name it, "" for the storage's own name.
+	Name string
 	// Confirms says that the store compares what it received with a checksum
 	// that was sent along (S3), so that nothing need be read back.
 	Confirms bool
@@ -30,6 +32,7 @@ type Store struct {
 // the checksums.
 type proof struct {
 	st       blob.Storage
+	name     string
 	confirms bool
 	sums     *ledger
 
@@ -73,7 +76,7 @@ func (p *proof) readBack(ctx context.Context, id blob.ID, data blob.Bytes) error
 		return nil
 	}
 	_ = p.st.DeleteBlob(context.WithoutCancel(ctx), id)
-	return &storeError{errs.WithHint(errs.E(errs.Corrupt, "%s does not return what was written to it (blob %s)", p.st.DisplayName(), id),
+	return &storeError{errs.WithHint(errs.E(errs.Corrupt, "%s does not return what was written to it (blob %s)", p.name, id),
 		"Look at the target's health and at the kernel's log.")}
 }
 
@@ -142,7 +145,7 @@ func (p *proof) blame(ctx context.Context, op string, id blob.ID, err error) err
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return &storeError{fmt.Errorf("%s: %s blob %s: %w", p.st.DisplayName(), op, id, err)}
+	return &storeError{fmt.Errorf("%s: %s blob %s: %w", p.name, op, id, err)}
 }
 
 // isMissing tells whether an error says that a blob is not there.
@@ -221,7 +224,7 @@ func (p *proof) FlushCaches(ctx context.Context) error { return p.st.FlushCaches
 func (p *proof) ConnectionInfo() blob.ConnectionInfo { return p.st.ConnectionInfo() }
 
 // DisplayName implements blob.Storage.
-func (p *proof) DisplayName() string { return p.st.DisplayName() }
+func (p *proof) DisplayName() string { return p.name }
 
 // IsReadOnly implements blob.Storage.
 func (p *proof) IsReadOnly() bool { return p.st.IsReadOnly() }

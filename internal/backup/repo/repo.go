@@ -51,10 +51,24 @@ type Options struct {
 	// User and Host are under whose name backups are filed; "" means the
 	// process's.
 	User, Host string
+	// KDF is, of a new repository, how its key comes from the password.
+	KDF KDF
 
-	kdf string           // of a new repository: how the key comes from the password; "" means kopia's default
 	now func() time.Time // nil: the clock
 }
+
+// KDF is a function that makes a key of a password. What it costs is paid by
+// whoever guesses passwords, and once by every command.
+type KDF string
+
+// The functions.
+const (
+	Scrypt KDF = "scrypt" // the default: each guess needs 64 MiB of memory
+	PBKDF2 KDF = "pbkdf2" // less than half the time, and no memory
+)
+
+// kopiaKDF are kopia's names for them.
+var kopiaKDF = map[KDF]string{"": format.DefaultKeyDerivationAlgorithm, Scrypt: "scrypt-65536-8-1", PBKDF2: "pbkdf2-sha256-600000"}
 
 // Init makes a repository in a store that holds none. Without the password
 // nobody can read it, cowl included.
@@ -65,11 +79,11 @@ func Init(ctx context.Context, s Store, password string, o Options) error {
 	p := newProof(s)
 	err := kopia.Initialize(ctx, p, &kopia.NewRepositoryOptions{
 		BlockFormat:                       format.ContentFormat{Hash: hashAlgorithm, Encryption: cipher},
-		FormatBlockKeyDerivationAlgorithm: cmp.Or(o.kdf, format.DefaultKeyDerivationAlgorithm),
+		FormatBlockKeyDerivationAlgorithm: kopiaKDF[o.KDF],
 	}, password)
 	switch {
 	case errors.Is(err, kopia.ErrAlreadyInitialized):
-		return errs.E(errs.Exists, "%s holds a repository already", s.DisplayName())
+		return errs.E(errs.Exists, "%s holds a repository already", s.name())
 	case err != nil:
 		return fmt.Errorf("make a repository: %w", explain(ctx, err))
 	}
@@ -99,8 +113,13 @@ func (r *Repo) claimMaintenance(ctx context.Context) error {
 func Open(ctx context.Context, s Store, password string, o Options) (*Repo, error) {
 	p := newProof(s)
 	if _, err := p.GetMetadata(ctx, format.KopiaRepositoryBlobID); err != nil {
+		if l, ok := s.Storage.(layoutChecker); ok && isMissing(err) {
+			if err := l.CheckLayout(); err != nil {
+				return nil, err
+			}
+		}
 		if isMissing(err) {
-			return nil, errs.E(errs.NotFound, "there is no repository in %s", s.DisplayName())
+			return nil, errs.E(errs.NotFound, "there is no repository in %s", s.name())
 		}
 		return nil, explain(ctx, err)
 	}
@@ -236,8 +255,10 @@ func (r *Repo) write(ctx context.Context, purpose string, f func(context.Context
 	return r.flushSums(ctx)
 }
 
+func (s *Store) name() string { return cmp.Or(s.Name, s.DisplayName()) }
+
 func newProof(s Store) *proof {
-	return &proof{st: s.Storage, confirms: s.Confirms, sums: newLedger()}
+	return &proof{st: s.Storage, name: s.name(), confirms: s.Confirms, sums: newLedger()}
 }
 
 // liveType is the type of storage by which kopia's library comes to a store

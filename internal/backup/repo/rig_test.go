@@ -20,7 +20,7 @@ const (
 var ctx = context.Background()
 
 // quick makes repositories whose passwords are cheaper to guess, and to use.
-var quick = Options{kdf: "pbkdf2-sha256-600000"}
+var quick = Options{KDF: PBKDF2}
 
 // made makes a repository in a directory, and opens it.
 func made(t testing.TB, dir string) *Repo {

@@ -31,6 +31,9 @@ type StoreOptions struct {
 	Segment int64 // bytes; 0 means the base's, or DefaultSegment
 	// Progress is told how many of the bytes that are to be read have been.
 	Progress func(done, total int64)
+	// BeforeCommit is asked once everything is read and stored, and before there
+	// is a backup. If it fails there is none.
+	BeforeCommit func(ctx context.Context) error
 }
 
 // Stats is what storing an image came to. All in bytes.

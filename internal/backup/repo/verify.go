@@ -83,7 +83,11 @@ type verifier struct {
 	state *verifyState
 
 	mu  sync.Mutex
-	bad map[blob.ID]string // why a blob cannot be used; guarded by mu
+	bad map[blob.ID]string // why a blob is not what it was; guarded by mu
+	// lost are the contents that cannot be read of packs in examined; in all
+	// other bad ones nothing can. Guarded by mu.
+	lost     map[content.ID]string
+	examined map[blob.ID]bool
 }
 
 // Verify reads the blobs of the repository and compares them with their
@@ -112,7 +116,7 @@ func (v *verifier) run(ctx context.Context) (err error) {
 	if err := v.load(ctx); err != nil {
 		return err
 	}
-	for _, step := range []func(context.Context) error{v.checkFixed, v.readBlobs, v.readLoose, v.checkBackups} {
+	for _, step := range []func(context.Context) error{v.checkFixed, v.readBlobs, v.readContents, v.checkBackups} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -149,7 +153,12 @@ func VerifyStore(ctx context.Context, s Store, o VerifyOptions) (*Verification, 
 	started := time.Now()
 	v := newVerifier(&Repo{store: newProof(s)}, o)
 	v.state = &verifyState{}
-	for _, step := range []func(context.Context) error{v.load, v.checkLayout, v.readBlobs} {
+	// A damaged layout leads nowhere: there is nothing more to be found then.
+	steps := []func(context.Context) error{v.load, v.readBlobs}
+	if v.checkLayout(); len(v.bad) > 0 {
+		steps = nil
+	}
+	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -159,13 +168,14 @@ func VerifyStore(ctx context.Context, s Store, o VerifyOptions) (*Verification, 
 	if v.v.Good {
 		return v.v, nil
 	}
-	return v.v, v.v.err(s.DisplayName())
+	return v.v, v.v.err(s.name())
 }
 
 func newVerifier(r *Repo, o VerifyOptions) *verifier {
 	return &verifier{
 		r: r, o: o, v: &Verification{}, bad: map[blob.ID]string{}, known: map[object.ID]bool{},
 		blobs: map[blob.ID]int64{}, used: map[blob.ID]bool{}, loose: map[blob.ID]bool{},
+		lost: map[content.ID]string{}, examined: map[blob.ID]bool{},
 	}
 }
 
@@ -220,13 +230,12 @@ func (v *verifier) plan(m blob.Metadata) {
 // layoutChecker is a store with something beside its blobs that can be damaged.
 type layoutChecker interface{ CheckLayout() error }
 
-func (v *verifier) checkLayout(context.Context) error {
+func (v *verifier) checkLayout() {
 	if l, ok := v.r.store.st.(layoutChecker); ok {
 		if err := l.CheckLayout(); err != nil {
 			v.condemn("(layout)", err.Error())
 		}
 	}
-	return nil
 }
 
 // checkFixed looks at what has no checksum of ours and is not in packs.
@@ -238,7 +247,8 @@ func (v *verifier) checkFixed(ctx context.Context) error {
 		}
 		v.condemn(scheduleBlob, err.Error())
 	}
-	return v.checkLayout(ctx)
+	v.checkLayout()
+	return nil
 }
 
 // readBlobs reads what is to be read, several at once.
@@ -291,16 +301,22 @@ func (v *verifier) readBlob(ctx context.Context, m blob.Metadata) (good bool, er
 	return false, nil
 }
 
-// readLoose decrypts the contents of packs that have no checksum: the stock
-// kopia wrote them, or a run that was killed before it could write theirs.
-func (v *verifier) readLoose(ctx context.Context) error {
+// readContents decrypts what is in packs without a checksum, which the stock
+// kopia wrote or a run that was killed before it could write theirs, and in
+// those that are damaged, to see what of them is lost.
+func (v *verifier) readContents(ctx context.Context) error {
 	v.v.Unsummed = len(v.loose)
-	if len(v.loose) == 0 {
+	for id := range v.bad {
+		if _, there := v.blobs[id]; there && isPack(id) {
+			v.examined[id] = true
+		}
+	}
+	if len(v.loose)+len(v.examined) == 0 {
 		return nil
 	}
 	var todo []content.Info
 	err := v.r.rep.ContentReader().IterateContents(ctx, content.IterateOptions{}, func(i content.Info) error {
-		if v.loose[i.PackBlobID] {
+		if v.loose[i.PackBlobID] || v.examined[i.PackBlobID] {
 			todo = append(todo, i)
 		}
 		return ctx.Err()
@@ -314,11 +330,15 @@ func (v *verifier) readLoose(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		if err != nil {
-			v.condemn(i.PackBlobID, fmt.Sprintf("content %s cannot be read: %v", i.ContentID, explain(ctx, err)))
+			v.condemn(i.PackBlobID, fmt.Sprintf("content %s cannot be read", i.ContentID))
 		}
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		v.v.BytesRead += int64(len(b))
+		if err != nil {
+			v.examined[i.PackBlobID] = true
+			v.lost[i.ContentID] = explain(ctx, err).Error()
+		}
 		return nil
 	})
 }

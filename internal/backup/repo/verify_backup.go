@@ -122,6 +122,10 @@ func (v *verifier) checkContent(ctx context.Context, id content.ID) string {
 	}
 	length, ok := v.blobs[info.PackBlobID]
 	switch cause := v.bad[info.PackBlobID]; {
+	case v.examined[info.PackBlobID]:
+		if v.lost[id] != "" {
+			return fmt.Sprintf("blob %s is damaged", info.PackBlobID)
+		}
 	case cause != "":
 		return fmt.Sprintf("blob %s: %s", info.PackBlobID, cause)
 	case !ok:

@@ -40,9 +40,14 @@ type store struct {
 // formatFile is the file that makes a directory a repository.
 const formatFile = "kopia.repository" + sharded.CompleteBlobSuffix
 
-// New returns the storage in a directory that exists: one that holds a
-// repository, or, with create, one that is to.
+// New returns the storage in a directory that holds a repository, or, with
+// create, in one that is to, and is made if only it is missing.
 func New(path string, create bool) (blob.Storage, error) {
+	if create {
+		if err := os.Mkdir(path, dirMode); err != nil && !errors.Is(err, os.ErrExist) && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+	}
 	st, err := os.Stat(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):

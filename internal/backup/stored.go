@@ -1,0 +1,209 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"cowl/internal/backup/repo"
+	"cowl/internal/block"
+	"cowl/internal/format/vgtext"
+	"cowl/internal/manager"
+	"cowl/internal/volume"
+)
+
+// RepositoryOptions say what to back up into a repository, and how.
+type RepositoryOptions struct {
+	LV           string // within the group
+	Repo         *repo.Repo
+	SnapshotSize volume.Size // as Options'
+	Tool         string
+	DryRun       bool
+	Reporter
+
+	every time.Duration // between two looks at the snapshot
+}
+
+// RepositoryReport is what a backup into a repository did. Sizes are in bytes.
+type RepositoryReport struct {
+	VG           string `json:"vg"`
+	LV           string `json:"lv"`
+	Snapshot     string `json:"snapshot"`
+	SnapshotKept bool   `json:"snapshot_kept"`
+	Repository   string `json:"repository"`
+	Backup       string `json:"backup"` // its ID
+	VolumeBytes  int64  `json:"volume_bytes"`
+	repo.Stats
+	// Verified: every blob was read back, or confirmed by the store.
+	Verified     bool     `json:"verified"`
+	Seconds      float64  `json:"seconds"`
+	Rate         float64  `json:"bytes_per_second"` // VolumeBytes over Seconds
+	SnapshotFill *float64 `json:"snapshot_fill_percent"`
+	Notes        []string `json:"notes,omitempty"`
+}
+
+// storing is one backup into a repository on its way.
+type storing struct {
+	g   manager.Group
+	o   RepositoryOptions
+	src *source
+	rec *repo.Record
+
+	report *RepositoryReport
+}
+
+// RunRepository backs a volume up into a repository. What it promises is what
+// Run does: either there is a backup, and everything that it consists of was
+// proved, or there is none; a report beside an error means that all that
+// failed was removing our own snapshot.
+func RunRepository(ctx context.Context, g manager.Group, o RepositoryOptions) (*RepositoryReport, error) {
+	started := time.Now()
+	s := &storing{g: g, o: o}
+	if err := s.prepare(ctx, started); err != nil {
+		return nil, err
+	}
+	if o.DryRun {
+		return s.report, nil
+	}
+	locked, lock, err := o.Repo.Lock(ctx, repo.Shared, "backup of "+s.src.vg.Name+"/"+s.src.lv.Name, "")
+	if err != nil {
+		return nil, err
+	}
+	left, err := s.run(locked, lock)
+	left = errors.Join(left, lock.Release(ctx))
+	if err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("backup of %s/%s %w (%v): what was stored so far is used by the next one", s.src.vg.Name, s.src.lv.Name, ErrInterrupted, context.Cause(ctx))
+		}
+		return nil, errors.Join(err, left)
+	}
+	s.report.Seconds = time.Since(started).Seconds()
+	s.report.Rate = float64(s.report.VolumeBytes) / max(s.report.Seconds, 1e-9)
+	return s.report, left
+}
+
+// prepare does what can fail before there is a snapshot.
+func (s *storing) prepare(ctx context.Context, started time.Time) error {
+	if s.o.every == 0 {
+		s.o.every = time.Second
+	}
+	src, st, err := findSource(ctx, s.g, s.o.LV)
+	if err != nil {
+		return err
+	}
+	s.src = src
+	s.report = &RepositoryReport{
+		VG: src.vg.Name, LV: src.lv.Name, Snapshot: src.snapshot, SnapshotKept: !src.own, Repository: s.o.Repo.Name(),
+	}
+	s.rec = &repo.Record{
+		Tool: s.o.Tool, Started: started.UTC(),
+		Source: repo.Origin{VG: src.vg.Name, VGUUID: src.vg.ID.String(), LV: src.lv.Name, LVUUID: src.lv.ID.String(), Seqno: src.vg.Seqno},
+		Image:  repo.ImageInfo{File: volume.DMName(src.vg.Name, src.lv.Name) + "." + string(Raw)},
+	}
+	for _, text := range src.leftovers("") {
+		s.note("%s", text)
+	}
+	if rt := st.LVs[src.snapshot]; !src.own && rt.Opens > 0 && !src.readOnly {
+		s.note("%s is writable and in use: what is written to it meanwhile may or may not be in the image", src.id())
+	}
+	return nil
+}
+
+// note is for the person who watches, and for the report.
+func (s *storing) note(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	s.report.Notes = append(s.report.Notes, text)
+	s.o.note(text)
+}
+
+// run stores the snapshot. left is why our own could not be removed.
+func (s *storing) run(ctx context.Context, lock *repo.Lock) (left, err error) {
+	defer func() { left = s.src.release(ctx) }()
+	notes, err := s.src.take(ctx, s.o.SnapshotSize, true)
+	if err != nil {
+		return nil, err
+	}
+	s.report.Notes = append(s.report.Notes, notes...)
+	dev, err := s.g.Open(ctx, s.src.snapshot, true)
+	if err != nil {
+		return nil, err
+	}
+	err = s.store(ctx, dev, lock)
+	return nil, errors.Join(err, dev.Close())
+}
+
+// store stores what is in the open snapshot.
+func (s *storing) store(ctx context.Context, dev block.Device, lock *repo.Lock) error {
+	s.report.VolumeBytes, s.rec.Source.Bytes = dev.Size(), dev.Size()
+	if err := s.describe(ctx, dev); err != nil {
+		return err
+	}
+	var notes []string // of the watcher, until it has ended
+	watched, stop := s.src.watch(ctx, s.o.every, func(text string) {
+		notes = append(notes, text)
+		s.o.note(text)
+	})
+	var cow *manager.CowStatus
+	b, err := s.o.Repo.Store(watched, repo.Source{Dev: dev}, s.rec, s.files(), repo.StoreOptions{
+		Progress: s.o.absolute(Reading),
+		// An overflow explains better what a read says, and must be known before
+		// there is a backup.
+		BeforeCommit: func(context.Context) (err error) {
+			if cow, err = s.src.finalCheck(ctx); err != nil {
+				return err
+			}
+			return lock.Check(ctx)
+		},
+	})
+	highest := stop()
+	s.report.Notes = append(s.report.Notes, notes...)
+	if err != nil {
+		return s.explain(ctx, err)
+	}
+	if highest == nil || fill(cow) > fill(highest) {
+		highest = cow
+	}
+	percent := fill(highest)
+	s.report.SnapshotFill = &percent
+	s.report.Backup, s.report.Stats, s.report.Verified = b.ID, s.rec.Stats, true
+	return nil
+}
+
+// explain says of a backup that failed whether the snapshot was lost.
+func (s *storing) explain(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return err
+	}
+	if cow, checkErr := s.src.finalCheck(ctx); checkErr != nil && cow != nil {
+		return checkErr
+	}
+	return err
+}
+
+// describe notes down what will be read.
+func (s *storing) describe(ctx context.Context, dev block.Device) error {
+	st, err := s.g.Status(ctx)
+	if err != nil {
+		return err
+	}
+	lv, err := st.Group.FindLV(s.src.snapshot)
+	if err != nil {
+		return err
+	}
+	s.rec.Snapshot = repo.Snapshot{LV: lv.Name, LVUUID: lv.ID.String(), Time: time.Unix(lv.CreationTime, 0).UTC(), Own: s.src.own}
+	s.rec.Source.FileSystem, err = manager.Signature(dev)
+	return err
+}
+
+// groupFile is the group's metadata in the form of LVM2's backup files, for
+// vgcfgrestore.
+const groupFile = "vgcfgbackup"
+
+// files are kept beside the image.
+func (s *storing) files() []repo.File {
+	text := vgtext.EncodeBackup(s.src.vg, vgtext.Signature{
+		Description: "Kept with a backup of " + s.src.vg.Name + "/" + s.src.lv.Name, Program: s.o.Tool, Time: s.rec.Started, Host: hostname(),
+	})
+	return []repo.File{{Name: groupFile, Data: text}}
+}
