@@ -43,10 +43,11 @@ const separator = "::"
 
 // Parse reads a target, and the backup in it that is named, "" if none is.
 func Parse(text string) (Target, string, error) {
-	name, backup, hasBackup := strings.Cut(text, separator)
-	t := Target{text: name, Path: name}
-	if path, ok := strings.CutPrefix(name, localScheme); ok {
-		t.Kind, t.Path = Local, path
+	rest, isLocal := strings.CutPrefix(text, localScheme)
+	path, backup, hasBackup := strings.Cut(rest, separator)
+	t := Target{Path: path, text: path}
+	if isLocal { // first, or repo:::x would be a backup in a directory "repo"
+		t.Kind, t.text = Local, localScheme+path
 	}
 	switch {
 	case hasBackup && backup == "":
