@@ -222,9 +222,9 @@ func printable(name string) string {
 	}, name)
 }
 
-// listed is a file in the JSON listing. Bytes that are not UTF-8 are in the
+// listedFile is a file in the JSON listing. Bytes that are not UTF-8 are in the
 // members that end in _base64 instead.
-type listed struct {
+type listedFile struct {
 	Path         string            `json:"path,omitempty"`
 	PathBase64   []byte            `json:"path_base64,omitempty"`
 	Type         string            `json:"type"`
@@ -251,7 +251,7 @@ var typeNames = map[ext4.Mode]string{ext4.TypeFIFO: "fifo", ext4.TypeChar: "char
 	ext4.TypeBlock: "block device", ext4.TypeFile: "file", ext4.TypeSymlink: "symlink", ext4.TypeSocket: "socket"}
 
 func (l *lister) printJSON(full string, it *fsread.Item) error {
-	r := listed{Type: typeNames[it.Type], Inode: uint32(it.Ino)}
+	r := listedFile{Type: typeNames[it.Type], Inode: uint32(it.Ino)}
 	r.Path, r.PathBase64 = textOrBytes(full)
 	if it.Node == nil {
 		r.Error = it.Err.Error()
@@ -271,7 +271,7 @@ func (l *lister) printJSON(full string, it *fsread.Item) error {
 }
 
 // describe fills in what a node says.
-func (l *lister) describe(r *listed, n *fsread.Node) error {
+func (l *lister) describe(r *listedFile, n *fsread.Node) error {
 	r.Mode, r.Links, r.UID, r.GID = fmt.Sprintf("%04o", n.Mode.Perm()), n.Links, n.UID, n.GID
 	r.Size, r.Allocated = n.Size, n.Blocks()*512
 	r.Modified, r.Changed, r.Accessed = n.Mtime.UTC(), n.Ctime.UTC(), n.Atime.UTC()
