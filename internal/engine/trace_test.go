@@ -190,7 +190,7 @@ func TestTraceOfMerge(t *testing.T) {
 		write pv1 slots
 		flush pv0
 		flush pv1
-		write pv0 extent 0 chunk 0+1  // the old chunk comes back
+		zero pv0 extent 0 chunk 0+1   // the old chunk comes back: it was zero
 		flush pv0
 		write pv1 extent 0 chunk 1+1  // and its exception goes
 		flush pv1
