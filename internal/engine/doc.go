@@ -33,7 +33,8 @@
 //
 // Group.changes (held by whatever alters metadata, tables or activation, over
 // I/O), then Group.mu (state in memory only), then a table's gate. A table's
-// gate is never taken with mu held, since closing it waits for I/O.
+// gate is never taken with mu held, since closing it waits for I/O. watcher.mu
+// is taken with none of them held but changes.
 //
 // Whoever holds changes may wait for requests (suspending a table) and for
 // commits (package snap's). So neither may wait for changes: a commit never

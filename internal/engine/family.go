@@ -102,6 +102,7 @@ func (g *Group) activate(name string, hold bool) (*family, error) {
 	f.held = hold
 	g.publish(f)
 	g.startMerging(f)
+	g.startWatching()
 	return f, nil
 }
 
@@ -132,7 +133,7 @@ func (g *Group) build(model *volume.Group, top *volume.LV) (*family, error) {
 		return nil, err
 	}
 	f := &family{origin: snap.NewOrigin(data, snap.OriginOptions{Manual: g.opts.Manual})}
-	f.top = &vol{name: top.Name, family: f, base: data}
+	f.top = &vol{name: top.Name, family: f, base: data, writes: g.watch.recorder(top.ID)}
 	f.top.dev, f.top.readOnly = f.origin, top.ReadOnly()
 	for _, s := range model.SnapshotsOf(top) {
 		if err := g.bring(f, model, s); err != nil {

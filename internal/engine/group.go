@@ -14,6 +14,7 @@ import (
 
 	"cowl/internal/block"
 	"cowl/internal/errs"
+	"cowl/internal/forecast"
 	"cowl/internal/metastore"
 	"cowl/internal/volume"
 )
@@ -28,8 +29,15 @@ type Options struct {
 
 	Growth Growth // of snapshots
 
-	// Manual is snap.OriginOptions.Manual, and leaves it to look to extend stores.
+	// Manual is snap.OriginOptions.Manual, and leaves it to look to extend stores and to
+	// endSlot to watch.
 	Manual bool
+
+	// Known is what earlier processes learnt of how volumes are written to, by
+	// LV. Learned is told what is known now and then and when the group is
+	// closed, with no lock held; what is in the map is Learned's from then on.
+	Known   map[volume.UUID]*forecast.Pattern
+	Learned func(map[volume.UUID]*forecast.Pattern)
 
 	stepped bool // merges go on only by Group.step: for simulations
 }
@@ -52,6 +60,8 @@ type Group struct {
 	changes chan struct{}
 	devs    map[volume.UUID]block.Device // by PV; guarded by changes
 	limbo   []*birth                     // snapshots that undecided metadata may name; guarded by changes
+
+	watch watcher
 
 	mu       sync.Mutex
 	model    *volume.Group      // as committed; replaced, never altered
@@ -92,7 +102,7 @@ func Open(store *metastore.Store, devs map[volume.UUID]block.Device, o Options) 
 		return nil, fmt.Errorf("volume group %s: %w", model.Name, err)
 	}
 	life, end := context.WithCancel(context.Background())
-	return &Group{
+	g := &Group{
 		name: model.Name, store: store, opts: o, model: model,
 		low: make(chan struct{}, 1), life: life, end: end,
 		changes:  make(chan struct{}, 1),
@@ -100,7 +110,9 @@ func Open(store *metastore.Store, devs map[volume.UUID]block.Device, o Options) 
 		devs:     maps.Clone(devs),
 		families: make(map[string]*family),
 		volumes:  make(map[string]*vol),
-	}, nil
+	}
+	g.watch.remember(o.Known)
+	return g, nil
 }
 
 // lock takes the right to change the group.
@@ -177,7 +189,15 @@ func (g *Group) Close() error {
 	if err := g.lock(context.Background()); err != nil {
 		return nil // a second Close
 	}
-	defer g.unlock()
+	err := g.close()
+	g.unlock()
+	g.tell()
+	return err
+}
+
+// close is Close with changes held.
+func (g *Group) close() error {
+	g.stopWatching()
 	g.setClosed()
 	g.mu.Lock()
 	families := g.familyList()

@@ -164,7 +164,10 @@ func openWith[D block.Device](devs []D, o Options) (*Group, error) {
 			byID[pv.ID()] = pv.Dev
 		}
 	}
-	o.Now, o.Random, o.Host = clock, seeded(f.Group.Seqno+100), "host"
+	if o.Now == nil {
+		o.Now = clock
+	}
+	o.Random, o.Host = seeded(f.Group.Seqno+100), "host"
 	return Open(store, byID, o)
 }
 

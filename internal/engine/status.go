@@ -2,6 +2,7 @@ package engine
 
 import (
 	"cmp"
+	"time"
 
 	"cowl/internal/snap"
 	"cowl/internal/volume"
@@ -34,6 +35,10 @@ type CowStatus struct {
 	Threshold int    // percent in use from which on it is extended; 0 if it is not
 	Short     string // why it could not be extended when it had to be, for people
 	Holding   int    // writes that wait for space
+
+	// FullIn is when it will be full if it goes on filling as it did,
+	// forecast.Never if it does not fill; nil while too little is known.
+	FullIn *time.Duration
 }
 
 // Status returns the state of this moment. It does not wait for changes, but
@@ -63,8 +68,12 @@ func (g *Group) describe(v *vol) LVStatus {
 	m := v.family.merge
 	switch {
 	case v.store != nil:
-		s.Cow = describeCow(v.store.Usage())
+		u := v.store.Usage()
+		s.Cow = describeCow(u)
 		v.supply.describe(s.Cow)
+		if !v.merging && !u.Invalid {
+			s.Cow.FullIn = v.fullIn(u.Total)
+		}
 		if v.merging && m != nil && m.vol == v {
 			s.Cow.Delayed = !m.started && !s.Cow.Invalid
 			if m.err != nil {

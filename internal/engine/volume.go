@@ -8,6 +8,7 @@ import (
 
 	"cowl/internal/block"
 	"cowl/internal/errs"
+	"cowl/internal/forecast"
 	"cowl/internal/snap"
 )
 
@@ -21,6 +22,9 @@ type vol struct {
 
 	store *snap.Store    // of a snapshot; nil otherwise
 	snap  *snap.Snapshot // while it is attached; guarded by Group.changes
+
+	writes *forecast.Recorder // of an origin; nil otherwise
+	fill   forecast.Fill      // of a snapshot's store; guarded by Group.mu
 
 	opens   int  // guarded by Group.mu
 	merging bool // on its way back into its origin; guarded by Group.mu
@@ -140,7 +144,7 @@ func (h *handle) WriteAt(p []byte, off int64) (n int, err error) {
 		n += k
 		return err
 	})
-	return n, err
+	return n, h.wrote(off, int64(len(p)), err)
 }
 
 // change runs a request that changes content. One that the volume's snapshots
@@ -186,12 +190,14 @@ func (h *handle) Flush() error {
 
 // Discard implements block.Device.
 func (h *handle) Discard(off, length int64) error {
-	return h.change(func(dev block.Device) error { return dev.Discard(off, length) })
+	err := h.change(func(dev block.Device) error { return dev.Discard(off, length) })
+	return h.wrote(off, length, err)
 }
 
 // WriteZeroes implements block.Device.
 func (h *handle) WriteZeroes(off, length int64) error {
-	return h.change(func(dev block.Device) error { return dev.WriteZeroes(off, length) })
+	err := h.change(func(dev block.Device) error { return dev.WriteZeroes(off, length) })
+	return h.wrote(off, length, err)
 }
 
 // Extents implements block.Device.
