@@ -16,6 +16,7 @@ import (
 	"cowl/internal/block/file"
 	"cowl/internal/block/mem"
 	"cowl/internal/errs"
+	"cowl/internal/forecast"
 	"cowl/internal/manager"
 	"cowl/internal/snap"
 	"cowl/internal/volume"
@@ -271,7 +272,10 @@ func (g *fakeGroup) Activate(context.Context, ...string) (*manager.Result, error
 func (g *fakeGroup) Deactivate(context.Context, ...string) (*manager.Result, error) {
 	return nil, errFake
 }
-func (g *fakeGroup) Merge(context.Context, string) (*manager.Result, error)    { return nil, errFake }
+func (g *fakeGroup) Merge(context.Context, string) (*manager.Result, error) { return nil, errFake }
+func (g *fakeGroup) Writes(context.Context, string) (*forecast.Pattern, error) {
+	return &forecast.Pattern{}, nil
+}
 func (g *fakeGroup) AddPVs(context.Context, []string) (*manager.Result, error) { return nil, errFake }
 func (g *fakeGroup) RemovePVs(context.Context, []string) (*manager.Result, error) {
 	return nil, errFake

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cowl/internal/errs"
+	"cowl/internal/forecast"
 	"cowl/internal/manager"
 	"cowl/internal/volume"
 )
@@ -181,6 +182,15 @@ func TestProgressWithoutATerminal(t *testing.T) {
 	}
 }
 
+// unwatched is a group of which no writes are known, and that is asked for
+// nothing else.
+type unwatched struct{ manager.Group }
+
+func (unwatched) Writes(context.Context, string) (*forecast.Pattern, error) {
+	return &forecast.Pattern{}, nil
+}
+func (unwatched) Close() error { return nil }
+
 // TestDryGroup: under --test every change keeps the rules and no change stays.
 func TestDryGroup(t *testing.T) {
 	ctx := t.Context()
@@ -190,7 +200,7 @@ func TestDryGroup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &dryGroup{stamp: volume.Stamp{NewID: randomID}, status: &manager.Status{
+	d := &dryGroup{real: unwatched{}, stamp: volume.Stamp{NewID: randomID}, status: &manager.Status{
 		Group: vg, PVs: []manager.PVStatus{{Path: "/d0"}, {Path: "/d1"}},
 	}}
 	must := func(r *manager.Result, err error) {

@@ -59,6 +59,7 @@ var calls = map[string]call{
 	"repo maintain": {"repo maintain repo:nosuch", "repo maintain repo:disk.img"},
 	"repo unlock":   {"repo unlock repo:nosuch", "repo unlock repo:disk.img"},
 	"demo":          {"", ""},
+	"advise":        {"advise nosuch/lv", "advise vg/lv"},
 
 	"overlay":         {"", ""},
 	"overlay create":  {"overlay create nosuch vm.cow", "overlay create -t disk.img vm.cow"},

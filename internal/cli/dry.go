@@ -7,6 +7,7 @@ import (
 
 	"cowl/internal/block"
 	"cowl/internal/errs"
+	"cowl/internal/forecast"
 	"cowl/internal/manager"
 	"cowl/internal/volume"
 )
@@ -14,13 +15,14 @@ import (
 // dryGroup is a group under --test: changes are made to a copy of its
 // metadata in memory, by the same rules, and nothing else happens.
 type dryGroup struct {
+	real   manager.Group // for questions only
 	status *manager.Status
 	stamp  volume.Stamp
 }
 
 var _ manager.Group = (*dryGroup)(nil)
 
-// newDry returns a dry run over a group, which it closes.
+// newDry returns a dry run over a group, which is the dry run's to close.
 func newDry(ctx context.Context, g manager.Group, now int64) (*dryGroup, error) {
 	s, err := g.Status(ctx)
 	if err != nil {
@@ -29,7 +31,7 @@ func newDry(ctx context.Context, g manager.Group, now int64) (*dryGroup, error) 
 	}
 	copied := *s
 	copied.Group = s.Group.Clone()
-	return &dryGroup{status: &copied, stamp: volume.Stamp{NewID: randomID, Time: now}}, g.Close()
+	return &dryGroup{real: g, status: &copied, stamp: volume.Stamp{NewID: randomID, Time: now}}, nil
 }
 
 func randomID() volume.UUID {
@@ -84,7 +86,7 @@ func (d *dryGroup) CreateLV(_ context.Context, spec volume.LVSpec) (*manager.Res
 }
 
 // CreateSnapshots implements manager.Group.
-func (d *dryGroup) CreateSnapshots(_ context.Context, specs []volume.SnapshotSpec) (*manager.Result, error) {
+func (d *dryGroup) CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpec) (*manager.Result, error) {
 	all := &manager.Result{}
 	for _, spec := range specs {
 		pvs, err := d.resolve(spec.PVs)
@@ -92,6 +94,9 @@ func (d *dryGroup) CreateSnapshots(_ context.Context, specs []volume.SnapshotSpe
 			return nil, err
 		}
 		spec.PVs = pvs
+		if known, err := d.real.Writes(ctx, spec.Origin); err == nil {
+			manager.AdviseSnapshot(d.status.Group, &spec, known)
+		}
 		r, err := d.apply(d.status.Group.CreateSnapshot(spec, d.stamp))
 		if err != nil {
 			return nil, err
@@ -191,5 +196,10 @@ func (d *dryGroup) Open(context.Context, string, bool) (block.Device, error) {
 	return nil, errs.E(errs.Unsupported, "nothing is opened in test mode")
 }
 
+// Writes implements manager.Group.
+func (d *dryGroup) Writes(ctx context.Context, name string) (*forecast.Pattern, error) {
+	return d.real.Writes(ctx, name)
+}
+
 // Close implements manager.Group.
-func (d *dryGroup) Close() error { return nil }
+func (d *dryGroup) Close() error { return d.real.Close() }

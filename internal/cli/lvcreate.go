@@ -37,13 +37,16 @@ func newLVCreate(a *app) *cobra.Command {
 	}
 	c.cmd = &cobra.Command{
 		Use: `lvcreate -L SIZE|-l EXTENTS [OPTION]... VG [PV[:RANGE]]...
-  cowl lvcreate -s -L SIZE|-l EXTENTS [OPTION]... VG/ORIGIN [PV[:RANGE]]...`,
+  cowl lvcreate -s [-L SIZE|-l EXTENTS] [OPTION]... VG/ORIGIN [PV[:RANGE]]...`,
 		Short: "Create a logical volume or a snapshot", GroupID: groupLVM,
 		Long: `Create a logical volume, or with -s a copy-on-write snapshot of one.
 
 A snapshot is there at once, whatever its origin's size. Its own size is what
 may change, of the origin or of the snapshot, while it lives: a snapshot that
 fills up is lost. Take what you expect the origin to change, not what it holds.
+Without a size cowl takes one for an hour of writes as it has watched them, and
+the chunk size for it; see cowl advise. If it has not watched long enough yet, it
+takes all that could ever be of use, or half of the free space if that is less.
 
 Sizes are rounded up to extents. -L takes a number with a unit (b, s, k, m, g,
 t, p, e; m without one), -l a number of extents or N%VG, N%FREE, N%PVS, or of a
@@ -56,6 +59,7 @@ with it. The first 4 KiB of a volume are zeroed.`,
 		Example: `  cowl lvcreate -L 30G -n backups vg
   cowl lvcreate -l 100%FREE -n data vg disk2.img
   cowl lvcreate -s -L 10G -n before /dev/vg/data
+  cowl lvcreate -s -n backup vg/data
   cowl lvcreate -s -l 20%ORIGIN -p r -n frozen vg/data`,
 		Args: c.checkArgs,
 		RunE: func(cmd *cobra.Command, args []string) error { return usageError(cmd, c.run(args)) },
@@ -86,9 +90,7 @@ func (c *lvcreate) checkArgs(cmd *cobra.Command, args []string) error {
 		return usage(cmd, "--size may not be zero.")
 	case c.extents.given && c.extents.value.IsZero():
 		return usage(cmd, "--extents may not be zero.")
-	case c.snapshot && len(args) > 0 && !c.sized():
-		return errs.E(errs.Other, "Please specify either size or extents with snapshots.")
-	case !c.sized(), len(args) == 0 && (c.snapshot || !strings.Contains(c.name.value, "/")):
+	case !c.sized() && !c.snapshot, len(args) == 0 && (c.snapshot || !strings.Contains(c.name.value, "/")):
 		return noSyntax(cmd)
 	case c.chunk.given && !c.snapshot:
 		return usage(cmd, "-c is only available with snapshots.")

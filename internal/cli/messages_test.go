@@ -151,7 +151,6 @@ lvcreate -L 4m vg $1
 lvcreate -L 4m vg $0:0-1
 lvcreate -n a -n b -l1 vg
 lvcreate -s -L 4 -c 3k vg/root
-lvcreate -s vg/root
 lvcreate -s -L4m -n root vg/root
 lvcreate -s -L4m -n q vg
 lvcreate

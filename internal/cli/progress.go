@@ -3,11 +3,13 @@ package cli
 import (
 	"bytes"
 	"sync"
+	"time"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 
 	"cowl/internal/backup"
+	"cowl/internal/manager"
 )
 
 // phaseNames are what bars are called, all of one width.
@@ -114,4 +116,38 @@ func (p *progress) end() {
 	p.endBar()
 	p.mu.Unlock()
 	p.bars.Wait()
+}
+
+// timeBar shows how much of a time is over.
+type timeBar struct {
+	bars *mpb.Progress // nil where nobody watches
+	bar  *mpb.Bar
+}
+
+// newTimeBar begins; end has to follow.
+func (a *app) newTimeBar(name string, length time.Duration) *timeBar {
+	if !a.Progress || a.quiet > 0 {
+		return &timeBar{}
+	}
+	bars := mpb.New(mpb.WithOutput(a.Stderr), mpb.WithWidth(40))
+	left := func(s decor.Statistics) string {
+		return "  " + manager.DurationText(time.Duration(s.Total-s.Current)) + " left"
+	}
+	return &timeBar{bars, bars.AddBar(int64(length),
+		mpb.PrependDecorators(decor.Name(indent+name+" "), decor.Percentage(decor.WC{W: 5})),
+		mpb.AppendDecorators(decor.Any(left)), mpb.BarRemoveOnComplete())}
+}
+
+func (b *timeBar) set(gone time.Duration) {
+	if b.bar != nil {
+		b.bar.SetCurrent(int64(gone))
+	}
+}
+
+// end takes the bar away.
+func (b *timeBar) end() {
+	if b.bar != nil {
+		b.bar.Abort(true)
+		b.bars.Wait()
+	}
 }

@@ -13,6 +13,9 @@ import (
 
 	"cowl/internal/block"
 	"cowl/internal/daemon"
+	"cowl/internal/forecast"
+	"cowl/internal/manager"
+	"cowl/internal/volume"
 )
 
 // lvContent is what scripts do with the content of a volume that a daemon
@@ -22,11 +25,12 @@ import (
 //	lv check VG/LV WORD OFFSET COUNT    fail unless it is there COUNT times
 //	lv hold VG/LV                       open it, and keep it open
 //	lv release VG/LV                    close it again
+//	lv learn VG/LV PAGES SECONDS        it was watched so long; each second wrote so many pages of its 100 MiB anew
 type lvContent struct{ held map[string]block.Device }
 
 func (c *lvContent) run(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 {
-		ts.Fatalf("usage: lv write|check|hold|release VG/LV ...")
+		ts.Fatalf("usage: lv write|check|hold|release|learn VG/LV ...")
 	}
 	name := args[1]
 	switch args[0] {
@@ -35,6 +39,8 @@ func (c *lvContent) run(ts *testscript.TestScript, neg bool, args []string) {
 	case "release":
 		shut(ts, name, c.held[name])
 		delete(c.held, name)
+	case "learn":
+		learn(ts, args)
 	case "write", "check":
 		c.transfer(ts, neg, args)
 	default:
@@ -65,6 +71,33 @@ func (c *lvContent) transfer(ts *testscript.TestScript, neg bool, args []string)
 	if bytes.Equal(got, want) == neg {
 		ts.Fatalf("%s at %d: %.40q (want that: %v)", args[1], off, got, !neg)
 	}
+}
+
+// learn keeps what a daemon that ran some time would have learnt.
+func learn(ts *testscript.TestScript, args []string) {
+	if len(args) != 4 {
+		ts.Fatalf("usage: lv learn VG/LV PAGES SECONDS")
+	}
+	pages, err := strconv.ParseInt(args[2], 10, 64)
+	ts.Check(err)
+	seconds, err := strconv.ParseInt(args[3], 10, 64)
+	ts.Check(err)
+	var r forecast.Recorder
+	for s := range seconds {
+		for i := range pages {
+			const all = 100 << 20 / 4096
+			r.Touch((s*pages+i)*7919%all*4096, 4096)
+		}
+		r.Step()
+	}
+	host := manager.NewHost(manager.HostOptions{Getenv: ts.Getenv, StateDir: ts.Getenv("COWL_STATE_DIR")})
+	inv, err := host.Scan(context.Background())
+	ts.Check(err)
+	vg, lv, _ := strings.Cut(args[1], "/")
+	group := inv.Group(vg).Meta
+	known := r.Pattern()
+	known.Until = time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC)
+	ts.Check(host.Learn(group, map[volume.UUID]*forecast.Pattern{group.LV(lv).ID: known}))
 }
 
 // shut closes a device and waits until the daemon has noticed.

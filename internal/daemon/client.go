@@ -19,6 +19,7 @@ import (
 	"cowl/internal/block/filter/readonly"
 	"cowl/internal/errs"
 	"cowl/internal/export/nbd"
+	"cowl/internal/forecast"
 	"cowl/internal/format/vgtext"
 	"cowl/internal/manager"
 	"cowl/internal/volume"
@@ -221,6 +222,18 @@ func (c *Client) Deactivate(ctx context.Context, names ...string) (*manager.Resu
 // Merge implements manager.Group.
 func (c *Client) Merge(ctx context.Context, snapshot string) (*manager.Result, error) {
 	return c.change(ctx, "merge", mergeRequest{snapshot})
+}
+
+// Writes implements manager.Group.
+func (c *Client) Writes(ctx context.Context, name string) (*forecast.Pattern, error) {
+	rep, err := c.call(ctx, "writes", writesRequest{name})
+	if err != nil {
+		return nil, err
+	}
+	if rep.Writes == nil {
+		return nil, errs.E(errs.Corrupt, "the daemon of volume group %s sent no pattern", c.group)
+	}
+	return rep.Writes, rep.Writes.Validate()
 }
 
 // AddPVs implements manager.Group. Relative paths are this process's.

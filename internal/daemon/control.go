@@ -84,6 +84,10 @@ func (c *control) server() *http.Server {
 	handle(c, mux, "status", func(ctx context.Context, _ emptyRequest) reply {
 		return c.status(ctx)
 	})
+	handle(c, mux, "writes", func(ctx context.Context, r writesRequest) reply {
+		p, err := g.Writes(ctx, r.Name)
+		return reply{Writes: p, Error: encodeError(err)}
+	})
 	handle(c, mux, "create-lv", result(func(ctx context.Context, r createLVRequest) (*manager.Result, error) {
 		return g.CreateLV(ctx, r.Spec)
 	}))

@@ -69,6 +69,20 @@ func TestEveryMethodCrossesTheSocket(t *testing.T) {
 	}
 }
 
+// What is known of writes comes as it is, and what is not known does not.
+func TestWritesCrossTheSocket(t *testing.T) {
+	f := newFake(t)
+	r := serve(t, f, runDir(t))
+	got, err := r.client.Writes(bg, "a")
+	want, _ := f.Writes(bg, "a")
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := r.client.Writes(bg, "nosuch"); !errs.Is(err, errs.NotFound) {
+		t.Errorf("a volume that is not there: %v", err)
+	}
+}
+
 func TestStatusCrossesTheSocket(t *testing.T) {
 	f := newFake(t)
 	r := serve(t, f, runDir(t))

@@ -12,6 +12,7 @@ import (
 	"cowl/internal/block"
 	"cowl/internal/block/mem"
 	"cowl/internal/errs"
+	"cowl/internal/forecast"
 	"cowl/internal/manager"
 	"cowl/internal/volume"
 )
@@ -81,8 +82,9 @@ func (f *fake) Status(context.Context) (*manager.Status, error) {
 	st := &manager.Status{Group: f.model, LVs: map[string]manager.LVStatus{}, PVs: []manager.PVStatus{{
 		Path: "/dev/one", Size: 1 << 29, MDAs: []manager.MDAStatus{{Offset: 4096, Size: 1 << 20, TextSize: 77, Damaged: "a little"}},
 	}}}
+	soon := time.Minute
 	for name := range f.active {
-		st.LVs[name] = manager.LVStatus{Opens: f.opens[name], Cow: &manager.CowStatus{Allocated: 16, Total: 800, Metadata: 16, Reason: "none"}}
+		st.LVs[name] = manager.LVStatus{Opens: f.opens[name], Cow: &manager.CowStatus{Allocated: 16, Total: 800, Metadata: 16, Reason: "none", FullIn: &soon}}
 	}
 	return st, nil
 }
@@ -171,6 +173,19 @@ func (f *fake) Merge(_ context.Context, snapshot string) (*manager.Result, error
 	defer f.mu.Unlock()
 	f.note("merge %s", snapshot)
 	return &manager.Result{Notes: []string{"Merging of volume vg/" + snapshot + " started."}}, nil
+}
+
+func (f *fake) Writes(_ context.Context, name string) (*forecast.Pattern, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.note("writes %s", name)
+	if f.data[name] == nil {
+		return nil, errs.E(errs.NotFound, "Failed to find logical volume \"vg/%s\"", name)
+	}
+	var r forecast.Recorder
+	r.Touch(0, 1<<20)
+	r.Step()
+	return r.Pattern(), nil
 }
 
 func (f *fake) AddPVs(_ context.Context, paths []string) (*manager.Result, error) {

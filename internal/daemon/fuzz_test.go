@@ -24,6 +24,7 @@ func FuzzRequest(f *testing.F) {
 		roundTrip[pathsRequest](t, b)
 		roundTrip[setReadOnlyRequest](t, b)
 		roundTrip[mergeRequest](t, b)
+		roundTrip[writesRequest](t, b)
 		roundTrip[reply](t, b)
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 
 	"cowl/internal/errs"
+	"cowl/internal/forecast"
 	"cowl/internal/manager"
 	"cowl/internal/volume"
 )
@@ -57,6 +58,9 @@ type (
 		Name     string `json:"name"`
 		ReadOnly bool   `json:"read_only"`
 	}
+	writesRequest struct {
+		Name string `json:"name"`
+	}
 	mergeRequest struct {
 		Snapshot string `json:"snapshot"`
 	}
@@ -65,9 +69,10 @@ type (
 // reply answers every request but hello. A change that succeeded in part has
 // both a result and an error.
 type reply struct {
-	Result *manager.Result `json:"result,omitempty"`
-	Status *statusReply    `json:"status,omitempty"`
-	Error  *wireError      `json:"error,omitempty"`
+	Result *manager.Result   `json:"result,omitempty"`
+	Status *statusReply      `json:"status,omitempty"`
+	Writes *forecast.Pattern `json:"writes,omitempty"`
+	Error  *wireError        `json:"error,omitempty"`
 }
 
 // statusReply is manager.Status with the metadata in LVM2's own text, so that

@@ -64,7 +64,7 @@ func (g *Group) supplied(model *volume.Group, v *vol) {
 	v.supply.lost, v.supply.short = false, ""
 	g.mu.Unlock()
 	v.snap.Reserve(growth.Enabled() || growth.OnFull != "" && growth.OnFull != volume.OnFullInvalidate)
-	g.watch(v, growth)
+	g.watchFill(v, growth)
 }
 
 // resupply gives new hope to stores that could not be extended: a commit may
@@ -84,8 +84,8 @@ func (g *Group) resupply() {
 	}
 }
 
-// watch has the group look at the store when it is above its threshold.
-func (g *Group) watch(v *vol, growth volume.Growth) {
+// watchFill has the group look at the store when it is above its threshold.
+func (g *Group) watchFill(v *vol, growth volume.Growth) {
 	if !growth.Enabled() {
 		v.store.Watch(math.MaxInt64, nil)
 		return

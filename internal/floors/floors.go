@@ -47,6 +47,8 @@ var Table = []Row{
 	{Path: "internal/engine", Holds: "a group's volumes as stacks of devices, changed while in use"},
 	{Path: "internal/overlay", Holds: "copy-on-write files over untouched disks and images",
 		Imports: []string{"internal/snap", "internal/volume", "internal/format/...", "internal/block/...", "internal/errs"}},
+	{Path: "internal/kernelstat", Holds: "counts the writes to the kernel's volumes", Documented: true,
+		Imports: []string{"internal/forecast", "internal/errs"}},
 	{Path: "internal/snap", Holds: "the copy-on-write store over two devices; nothing of LVM", Documented: true,
 		Imports: []string{"internal/format/dmsnap", "internal/block/...", "internal/errs"}},
 	{Path: "internal/archive", Holds: "trees as tar archives, whoever reads them", Documented: true,

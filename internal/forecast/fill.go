@@ -20,11 +20,12 @@ type fillPoint struct {
 	used int64
 }
 
-// fillPoints bounds the history, and fewestPoints is how many it takes to say
-// something.
+// fillPoints bounds the history, fewestPoints is how many it takes to say
+// something, and leastLife how long to say that nothing happens.
 const (
 	fillPoints   = 64
 	fewestPoints = 5
+	leastLife    = time.Minute
 )
 
 // Add notes how many bytes of the store are used. A store in which less is used
@@ -92,11 +93,11 @@ func (f *Fill) TimeToFull(total int64) (d time.Duration, known bool) {
 		grown, in = now.used-f.points[0].used, life
 	}
 	if grown <= 0 {
-		return Never, true
+		return Never, life >= leastLife
 	}
 	wait := float64(in) * float64(left) / float64(grown)
 	if wait > float64(maxWatched) {
-		return Never, true
+		return maxWatched, true
 	}
 	return time.Duration(wait), true
 }

@@ -30,6 +30,7 @@ func TestTimeToFull(t *testing.T) {
 		{"too little told", filled(fewestPoints-1, func(s int) int64 { return int64(s) }), 0, 0, true},
 		{"full", filled(10, func(int) int64 { return total }), 0, 0, false},
 		{"does not fill", filled(100, func(int) int64 { return 7 }), Never, Never, false},
+		{"does not fill yet", filled(50, func(int) int64 { return 7 }), 0, Never, true},
 		{"one a second", filled(101, func(s int) int64 { return int64(s) }), 900 * time.Second, 900 * time.Second, false},
 		{"nearly full at one a second", filled(991, func(s int) int64 { return int64(s) }), 10 * time.Second, 10 * time.Second, false},
 		{"long alive, at one in 100 s", filled(50000, func(s int) int64 { return int64(s) / 100 }), 47000 * time.Second, 53000 * time.Second, false},

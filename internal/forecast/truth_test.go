@@ -167,7 +167,7 @@ func try(name string, load workload, slots int) (out []trial) {
 func TestAdviceComesTrue(t *testing.T) {
 	rounds, lengths := 4, []int{60}
 	if blocktest.Long() {
-		rounds, lengths = 30, []int{60, 300, 900, 1800}
+		rounds, lengths = 12, []int{60, 300}
 	}
 	var all []trial
 	for _, w := range workloads {

@@ -247,7 +247,7 @@ func (h *Host) lockPath(ctx context.Context, path string) (*file.Device, error) 
 }
 
 func replaceFile(path string, data []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".devices-*")
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"cowl/internal/block"
 	"cowl/internal/engine"
 	"cowl/internal/errs"
+	"cowl/internal/forecast"
 	"cowl/internal/metastore"
 	"cowl/internal/volume"
 )
@@ -100,6 +101,9 @@ func (l *Local) CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpec
 		if specs[i].PVs, err = l.resolve(specs[i].PVs); err != nil {
 			return nil, err
 		}
+		if known, err := l.engine.Writes(specs[i].Origin); err == nil {
+			AdviseSnapshot(l.engine.Model(), &specs[i], known)
+		}
 	}
 	return result(l.engine.CreateSnapshots(ctx, specs))
 }
@@ -148,6 +152,14 @@ func (l *Local) Merge(ctx context.Context, snapshot string) (*Result, error) {
 		return nil, err
 	}
 	return result(l.engine.Merge(ctx, snapshot))
+}
+
+// Writes implements Group.
+func (l *Local) Writes(ctx context.Context, name string) (*forecast.Pattern, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return l.engine.Writes(name)
 }
 
 // AddPVs implements Group. Devices that are no PVs become some if nothing that

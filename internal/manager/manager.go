@@ -6,8 +6,10 @@ package manager
 
 import (
 	"context"
+	"time"
 
 	"cowl/internal/block"
+	"cowl/internal/forecast"
 	"cowl/internal/volume"
 )
 
@@ -28,7 +30,8 @@ type Group interface {
 	CreateLV(ctx context.Context, spec volume.LVSpec) (*Result, error)
 
 	// CreateSnapshots takes snapshots of several volumes at one instant: no
-	// write to any of the origins lies between them.
+	// write to any of the origins lies between them. Those without a size get
+	// one by what Writes knows, if that is enough, else a safe one.
 	CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpec) (*Result, error)
 
 	// RemoveLVs removes volumes; an origin's snapshots go with it. A volume
@@ -51,6 +54,10 @@ type Group interface {
 	// shows in Status, and the snapshot is gone when it is done. While the
 	// origin is open the start is delayed until its last user closes it.
 	Merge(ctx context.Context, snapshot string) (*Result, error)
+
+	// Writes returns what is known of how a volume is written to, or the origin
+	// of a snapshot; a pattern without windows if nothing is.
+	Writes(ctx context.Context, name string) (*forecast.Pattern, error)
 
 	// AddPVs and RemovePVs are vgextend and vgreduce, by path.
 	AddPVs(ctx context.Context, paths []string) (*Result, error)
@@ -125,4 +132,8 @@ type CowStatus struct {
 	Threshold int    // percent in use from which on it is extended; 0 if it is not
 	Short     string // why it could not be extended when it had to be, for people
 	Holding   int    // writes that wait for space
+
+	// FullIn is when it will be full if it goes on filling as it did,
+	// forecast.Never if it does not fill; nil while too little is known.
+	FullIn *time.Duration
 }

@@ -175,7 +175,10 @@ func (h *Host) newLocal(set *deviceSet, f *metastore.Found) (*Local, error) {
 			devs[pv.ID()] = pv.Dev
 		}
 	}
-	eng, err := engine.Open(store, devs, engine.Options{Now: h.o.Now, Random: h.o.Random, Host: h.host, Log: h.o.Log})
+	eng, err := engine.Open(store, devs, engine.Options{
+		Now: h.o.Now, Random: h.o.Random, Host: h.host, Log: h.o.Log,
+		Known: h.recall(f.Group), Learned: func(m patterns) { h.keep(f.Group, m) },
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -91,7 +91,7 @@ func (g *Group) cowExtents(spec SnapshotSpec, origin Extents, maps []pvMap, c *C
 	var n Extents
 	switch {
 	case spec.Size.IsZero():
-		n = g.defaultCow(limit, least, c)
+		n = g.defaultCow(spec, limit, least, c)
 	case spec.Size.Of == OfOrigin && spec.Size.Percent > 0:
 		// LVM2 takes the percentage of the origin first, and adds what the
 		// store of so large an origin needs for its metadata.
@@ -116,15 +116,26 @@ func (g *Group) cowExtents(spec SnapshotSpec, origin Extents, maps []pvMap, c *C
 	return n, nil
 }
 
-// defaultCow chooses a store's size where none was given (LVM2 refuses): one
-// that cannot overflow if that takes at most half of the free space, else half.
-func (g *Group) defaultCow(limit, least Extents, c *Change) Extents {
+// defaultCow chooses a store's size where none was given (LVM2 refuses): the
+// one that is advised; else one that cannot overflow; but at most half of the
+// free space.
+func (g *Group) defaultCow(spec SnapshotSpec, limit, least Extents, c *Change) Extents {
 	half := max(g.Free()/2, least)
+	size := func(n Extents) string { return LongSize(g.ExtentBytes(n)) }
+	if a := spec.Advised; a != nil {
+		want := min(max(g.ExtentsFor(a.Bytes), least), limit)
+		if want <= half {
+			c.note("No size given: %s of COW space with chunks of %s, %s.", size(want), LongSize(spec.ChunkSize.Bytes()), a.Why)
+			return want
+		}
+		c.note("No size given: %s of COW space, half of what is free; %s %s.", size(half), size(want), a.Why)
+		return half
+	}
 	if limit <= half {
-		c.note("No size given: %s of COW space, which cannot overflow.", LongSize(g.ExtentBytes(limit)))
+		c.note("No size given: %s of COW space, which cannot overflow.", size(limit))
 		return limit
 	}
-	c.note("No size given: %s of COW space, half of what is free.", LongSize(g.ExtentBytes(half)))
+	c.note("No size given: %s of COW space, half of what is free.", size(half))
 	return half
 }
 

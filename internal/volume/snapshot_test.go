@@ -21,13 +21,15 @@ func TestSnapshotSizes(t *testing.T) {
 	small.ExtentSize, small.PVs[0].PECount = 16, 8064
 	small = must(t)(small.CreateLV(LVSpec{Name: "base", Size: bytes(1000 * kib)}, testStamp()))
 	large := must(t)(testGroup(t, 15, 15, 15).CreateLV(LVSpec{Name: "base", Size: extents(10)}, testStamp()))
+	full := must(t)(large.CreateLV(LVSpec{Name: "x", Size: extents(30)}, testStamp()))
 	for _, c := range []struct {
-		g     *Group
-		size  Size
-		chunk Sectors
-		want  int64 // KiB
-		notes string
-		err   string
+		g       *Group
+		size    Size
+		chunk   Sectors
+		advised int64 // bytes
+		want    int64 // KiB
+		notes   string
+		err     string
 	}{
 		{g: small, size: bytes(8 * kib), err: "Snapshot volume cannot be smaller than 3 chunks (2 extents, 12.00 KiB)."},
 		{g: small, size: bytes(12 * kib), want: 16, notes: "Rounding up size to full physical extent 16.00 KiB"},
@@ -47,9 +49,18 @@ func TestSnapshotSizes(t *testing.T) {
 		{g: large, size: pct(100, OfVG), want: 44 * kib, notes: "Reducing 100%VG to remaining free space 140.00 MiB in VG.|Reducing COW size 140.00 MiB down to maximum usable size 44.00 MiB."},
 		// lvm2 wants a size; these are cowl's own defaults.
 		{g: large, want: 44 * kib, notes: "No size given: 44.00 MiB of COW space, which cannot overflow."},
-		{g: must(t)(large.CreateLV(LVSpec{Name: "x", Size: extents(30)}, testStamp())), want: 8 * kib, notes: "No size given: 8.00 MiB of COW space, half of what is free."},
+		{g: full, want: 8 * kib, notes: "No size given: 8.00 MiB of COW space, half of what is free."},
+		{g: large, advised: 9 << 20, want: 12 * kib, notes: "No size given: 12.00 MiB of COW space with chunks of 4.00 KiB, as was seen."},
+		{g: large, advised: 1, chunk: 1024, want: 4 * kib, notes: "No size given: 4.00 MiB of COW space with chunks of 512.00 KiB, as was seen."},
+		{g: large, advised: 1 << 40, want: 44 * kib, notes: "No size given: 44.00 MiB of COW space with chunks of 4.00 KiB, as was seen."},
+		{g: large, advised: 1 << 40, size: bytes(8 * 1024 * kib), want: 8 * kib},
+		{g: full, advised: 9 << 20, want: 8 * kib, notes: "No size given: 8.00 MiB of COW space, half of what is free; 12.00 MiB as was seen."},
 	} {
-		change, err := c.g.CreateSnapshot(SnapshotSpec{Origin: "base", Name: "s", Size: c.size, ChunkSize: c.chunk}, testStamp())
+		spec := SnapshotSpec{Origin: "base", Name: "s", Size: c.size, ChunkSize: c.chunk}
+		if c.advised > 0 {
+			spec.Advised = &AdvisedCow{Bytes: c.advised, Why: "as was seen"}
+		}
+		change, err := c.g.CreateSnapshot(spec, testStamp())
 		if c.err != "" {
 			wantErr(t, err, errs.Conflict, c.err)
 			continue

@@ -78,9 +78,19 @@ type LVSpec struct {
 type SnapshotSpec struct {
 	Origin    string
 	Name      string // "" for the next free lvolN
-	Size      Size   // of the COW store; the zero Size takes a default
+	Size      Size   // of the COW store; the zero Size takes Advised, or a default
 	ChunkSize Sectors
 	PVs       []PVRange
 	ReadOnly  bool
 	Tags      []string
+
+	// Advised is the COW store that is thought to be enough, for where no size
+	// is given; nil if nobody knows better than the default.
+	Advised *AdvisedCow
+}
+
+// AdvisedCow is a size with its reason.
+type AdvisedCow struct {
+	Bytes int64
+	Why   string // a part of a sentence: "for 1h of writes as ..."
 }

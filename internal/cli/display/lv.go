@@ -114,6 +114,9 @@ func (p *Printer) lvSizes(b *block, g *fields.Group, lv *volume.LV) {
 	b.field("COW-table LE", "%d", lv.Extents())
 	if works(g, lv) {
 		b.field("Allocated to snapshot", "%s%%", fields.Percent(g.Active(lv).Cow))
+		if in := g.Active(lv).Cow.FullIn; in != nil {
+			b.field("Full in", "%s", fields.FullInText(*in))
+		}
 	}
 	b.field("Snapshot chunk size", "%s", p.size(snap.Segment.ChunkSize.Bytes()))
 }

@@ -24,6 +24,7 @@ func Catalog() *report.Catalog[Row] {
 		&section{Title: "Volume Group Fields", All: "vg_all", Type: typeVG, Fields: vgFields()},
 		&section{Title: "Logical Volume Segment Fields", All: "seg_all", Type: typeSeg, Fields: segFields()},
 		&section{Title: "Physical Volume Segment Fields", All: "pvseg_all", Type: typePVSeg, Fields: pvsegFields()},
+		&section{Title: "Fields of cowl's own", All: "cowl_all", Type: typeOwn, Fields: ownFields()},
 	)
 }
 

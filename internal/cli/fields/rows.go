@@ -45,10 +45,11 @@ const (
 	typeVG
 	typeSeg
 	typePVSeg
+	typeOwn
 )
 
 const (
-	anyLV = typeLV | typeLVState | typeSeg
+	anyLV = typeLV | typeLVState | typeSeg | typeOwn
 	anyPV = typePV | typeLabel | typePVSeg
 )
 

@@ -1,0 +1,48 @@
+package fields
+
+import (
+	"math"
+	"strconv"
+	"time"
+
+	"cowl/internal/cli/report"
+	"cowl/internal/forecast"
+	"cowl/internal/manager"
+)
+
+// ownFields are columns that LVM2 does not have. They are not in "all", which
+// is LVM2's.
+func ownFields() []*field {
+	return []*field{
+		{Name: "time_to_full", Heading: "FullIn", Width: 6, Kind: report.Number,
+			Help: "Of an active snapshot, when it will be full if it goes on as it did; in seconds with --nosuffix.",
+			Get:  onLV(undefined, timeToFull)},
+	}
+}
+
+func timeToFull(r Row) report.Value {
+	s := r.state()
+	if s == nil || s.Cow == nil || s.Cow.FullIn == nil {
+		return undefined
+	}
+	switch d := *s.Cow.FullIn; {
+	case d == forecast.Never:
+		return report.Num(math.Inf(1), FullInText(d))
+	case r.env.Sizes.NoSuffix:
+		return report.Int(int64(d / time.Second))
+	default:
+		return report.Num(d.Seconds(), FullInText(d))
+	}
+}
+
+// FullInText shows when a store will be full.
+func FullInText(d time.Duration) string {
+	const long = 100 * 24 * time.Hour
+	switch {
+	case d == forecast.Never:
+		return "never"
+	case d >= long: // nobody knows the hours
+		return strconv.Itoa(int(d/(24*time.Hour))) + "d"
+	}
+	return manager.DurationText(d)
+}
