@@ -98,7 +98,8 @@ func (st *simState) mergingInto(origin string) *simLV {
 // overflow, nil if there is none.
 func (st *simState) keeper(origin string) *simLV {
 	for _, s := range st.snapshots(origin) {
-		if s.onFull == volume.OnFullReadOnly && !s.invalid && !s.merging {
+		readOnly := s.onFull == volume.OnFullReadOnly || s.orOnFull == volume.OnFullReadOnly
+		if readOnly && !s.invalid && !s.merging {
 			return s
 		}
 	}
