@@ -146,7 +146,11 @@ func (st *simState) write(name string, p []byte, off int) {
 }
 
 // except notes that chunks of the origin have been, or may have been, copied.
+// What lies behind the snapshot's end, though in its last chunk, is not copied for.
 func (lv *simLV) except(off, n int, sets ...map[int]bool) {
+	if off >= len(lv.cur) {
+		return
+	}
 	for c := off / lv.chunk; c*lv.chunk < min(off+n, len(lv.cur)); c++ {
 		for _, set := range sets {
 			set[c] = true
@@ -178,7 +182,7 @@ func (st *simState) merge(name string) {
 			continue
 		}
 		for c := range s.may {
-			other.except(c*s.chunk, s.chunk, other.may)
+			other.except(c*s.chunk, min(s.chunk, len(s.cur)-c*s.chunk), other.may)
 		}
 	}
 	copy(o.cur, s.cur) // an origin that has grown keeps the rest
