@@ -27,7 +27,7 @@ func TestAreaBytes(t *testing.T) {
 	}
 }
 
-// The lines are those of Linux 6.1.
+// The lines are written after Linux's documentation of dm statistics.
 func TestParseAreas(t *testing.T) {
 	const text = "0+8 0 0 0 0 3 0 24 5 0 5 5 0 5\n8+8 9 0 72 1 0 0 0 0 0 1 1 1 0\n16+1 0 0 0 0 1 0 1 0 0 0 0 0 0\n"
 	got, err := parseAreas([]byte(text), 4096)
