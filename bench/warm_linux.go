@@ -9,9 +9,9 @@ import (
 )
 
 // warm puts the files into the page cache anew, page by page. How a file was
-// written decides otherwise into how large folios it is cached, and a write of
-// 4 KiB costs ext4 up to ten times as much in a large one (seen with Linux 6.18):
-// what would be compared are the files' histories.
+// written decides otherwise into how large folios it is cached, and in large ones a
+// write of 4 KiB cost a server up to four times as much (ext4, Linux 6.18): what
+// would be compared are the files' histories.
 func (b *bench) warm() error {
 	return b.eachImage(func(f *os.File) error {
 		if err := f.Sync(); err != nil {
