@@ -70,7 +70,9 @@ func (g *Group) isActive() bool {
 //  3. precommit;
 //  4. suspend the origins: requests in flight finish, new ones wait;
 //  5. attach the stores, so that nothing can fail behind the commit: this is
-//     the instant. What is written from now on is copied out first;
+//     the instant. What is written from now on is copied out first, and waits
+//     for the commit where a store must not overflow and has no room: only
+//     then it can grow;
 //  6. resume: the pause is over, and there was no I/O in it;
 //  7. flush the origins: what was written before the instant is in the
 //     snapshots, also after a crash;
@@ -119,6 +121,7 @@ type birth struct {
 	name   string
 	size   int64 // of the snapshot, bytes
 	base   *base // of the store
+	strict bool  // it must not overflow
 	family *family
 	vol    *vol // both nil if the origin is not active
 }
@@ -138,6 +141,7 @@ func (g *Group) formatStores(next *volume.Group, names []string) ([]*birth, erro
 func (g *Group) formatStore(next *volume.Group, name string) (*birth, error) {
 	s, _ := next.SnapshotOf(next.LV(name))
 	b := &birth{name: name, size: next.ExtentBytes(s.Size())}
+	b.strict = mustNotOverflow(s.Cow.GrowthOf(g.opts.Growth.Growth))
 	var err error
 	if b.base, err = g.newBase(next, s.Cow); err != nil {
 		return nil, err
@@ -192,6 +196,9 @@ func (g *Group) commitSnapshots(ctx context.Context, next *volume.Group, births 
 			}
 		}
 	case g.undecided:
+		for _, b := range births {
+			b.overflow() // it cannot grow while nobody knows whether it is
+		}
 		g.limbo = append(g.limbo, births...)
 	default:
 		detach(births)
@@ -234,7 +241,15 @@ func (b *birth) attach() error {
 	if err := b.family.attach(b.vol, b.size); err != nil {
 		return fmt.Errorf("attach snapshot %s: %w", b.name, err)
 	}
+	b.vol.snap.Reserve(b.strict)
 	return nil
+}
+
+// overflow lets a snapshot overflow where it must not otherwise.
+func (b *birth) overflow() {
+	if b.vol != nil && b.vol.snap != nil {
+		b.vol.snap.Reserve(false)
+	}
 }
 
 func detach(births []*birth) {

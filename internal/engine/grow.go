@@ -63,8 +63,14 @@ func (g *Group) supplied(model *volume.Group, v *vol) {
 	v.supply.Growth = growth
 	v.supply.lost, v.supply.short = false, ""
 	g.mu.Unlock()
-	v.snap.Reserve(growth.Enabled() || growth.OnFull != "" && growth.OnFull != volume.OnFullInvalidate)
+	v.snap.Reserve(mustNotOverflow(growth))
 	g.watchFill(v, growth)
+}
+
+// mustNotOverflow reports whether writes that a store has no room for wait, or
+// are refused.
+func mustNotOverflow(growth volume.Growth) bool {
+	return growth.Enabled() || growth.OnFull != "" && growth.OnFull != volume.OnFullInvalidate
 }
 
 // resupply gives new hope to stores that could not be extended: a commit may

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -394,6 +395,62 @@ func TestGrowthFails(t *testing.T) {
 	if fired < 20 {
 		t.Errorf("only %d faults fired", fired)
 	}
+}
+
+// onWrite calls f, if it is set, before every write to metadata.
+type onWrite struct {
+	*mem.Device
+	f func()
+}
+
+func (d *onWrite) WriteAt(p []byte, off int64) (int, error) {
+	if off < mib && d.f != nil {
+		d.f()
+	}
+	return d.Device.WriteAt(p, off)
+}
+
+// What is written between a snapshot's instant and the commit that makes it one
+// waits for room as later writes do: it does not make it overflow.
+func TestSnapshotDoesNotOverflowAtItsBirth(t *testing.T) {
+	dev := &onWrite{Device: mem.New(8 * mib)}
+	found(t, []*onWrite{dev})
+	g := mustOpenWith(t, []*onWrite{dev}, Options{Growth: growing("")})
+	must(t)(g.Activate(ctx))
+	must(t)(g.CreateLV(ctx, lv("base", 8, "")))
+	base := opened(t, g, "base")
+	write(t, base, 0, 1, 8*extent)
+	create := func(f func()) {
+		dev.f = f
+		must(t)(g.CreateSnapshots(ctx, []volume.SnapshotSpec{snapOf("base", "s", 1, "")}))
+		dev.f = nil
+	}
+	writes := 0
+	create(func() { writes++ })
+	must(t)(g.RemoveLVs(ctx, []string{"s"}))
+
+	var problem error
+	done := make(chan struct{})
+	create(func() {
+		if writes--; writes > 0 { // the last is the commit
+			return
+		}
+		go func() {
+			defer close(done)
+			_, err := base.WriteAt(bytes.Repeat([]byte{2}, 8*extent), 0)
+			problem = errors.Join(err, base.Flush())
+		}()
+		select { // unless it waits for the commit, there is time to overflow
+		case <-done:
+		case <-time.After(50 * time.Millisecond):
+		}
+	})
+	<-done
+	if problem != nil {
+		t.Fatal(problem)
+	}
+	expect(t, "snapshot", opened(t, g, "s"), 0, 1, 8*extent)
+	expect(t, "base", base, 0, 2, 8*extent)
 }
 
 // Everything at once, with stores that are always too small: nobody waits for
