@@ -276,6 +276,31 @@ func (g *fakeGroup) Merge(context.Context, string) (*manager.Result, error) { re
 func (g *fakeGroup) Writes(context.Context, string) (*forecast.Pattern, error) {
 	return &forecast.Pattern{}, nil
 }
+
+// Changed is what the engine does.
+func (g *fakeGroup) Changed(ctx context.Context, snapshot string) (*manager.Changes, error) {
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	v := g.vols[snapshot]
+	if v == nil || v.store == nil {
+		return nil, errs.E(errs.NotFound, "no snapshot %s", snapshot)
+	}
+	s, _ := g.vg.SnapshotOf(g.vg.LV(snapshot))
+	c := manager.NewChanges(g.vg, s, v.dev.Size(), v.store.ChunkBytes())
+	for r, err := range v.dev.(*snap.Snapshot).Changed() {
+		if err == nil {
+			err = c.Add(r.Off, r.Len)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
 func (g *fakeGroup) AddPVs(context.Context, []string) (*manager.Result, error) { return nil, errFake }
 func (g *fakeGroup) RemovePVs(context.Context, []string) (*manager.Result, error) {
 	return nil, errFake

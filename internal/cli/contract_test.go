@@ -60,6 +60,7 @@ var calls = map[string]call{
 	"repo unlock":   {"repo unlock repo:nosuch", "repo unlock repo:disk.img"},
 	"demo":          {"", ""},
 	"advise":        {"advise nosuch/lv", "advise vg/lv"},
+	"map":           {"map nosuch/lv", "map vg/lv --since snap"},
 
 	"overlay":         {"", ""},
 	"overlay create":  {"overlay create nosuch vm.cow", "overlay create -t disk.img vm.cow"},

@@ -158,6 +158,11 @@ func (d *dryGroup) Merge(_ context.Context, snapshot string) (*manager.Result, e
 	return d.apply(d.status.Group.StartMerge(snapshot))
 }
 
+// Changed implements manager.Group.
+func (d *dryGroup) Changed(ctx context.Context, snapshot string) (*manager.Changes, error) {
+	return d.real.Changed(ctx, snapshot)
+}
+
 // AddPVs implements manager.Group. What the PVs hold is not known here.
 func (d *dryGroup) AddPVs(_ context.Context, paths []string) (*manager.Result, error) {
 	for _, p := range paths {

@@ -236,6 +236,21 @@ func (c *Client) Writes(ctx context.Context, name string) (*forecast.Pattern, er
 	return rep.Writes, rep.Writes.Validate()
 }
 
+// Changed implements manager.Group.
+func (c *Client) Changed(ctx context.Context, snapshot string) (*manager.Changes, error) {
+	rep, err := c.call(ctx, "changed", changedRequest{snapshot})
+	if err != nil {
+		return nil, err
+	}
+	if rep.Changes == nil {
+		return nil, errs.E(errs.Corrupt, "the daemon of volume group %s sent no changes", c.group)
+	}
+	if err := rep.Changes.Validate(); err != nil {
+		return nil, fmt.Errorf("changes from the daemon of volume group %s: %w", c.group, err)
+	}
+	return rep.Changes, nil
+}
+
 // AddPVs implements manager.Group. Relative paths are this process's.
 func (c *Client) AddPVs(ctx context.Context, paths []string) (*manager.Result, error) {
 	return c.changePVs(ctx, "add-pvs", paths)

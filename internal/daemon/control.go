@@ -88,6 +88,10 @@ func (c *control) server() *http.Server {
 		p, err := g.Writes(ctx, r.Name)
 		return reply{Writes: p, Error: encodeError(err)}
 	})
+	handle(c, mux, "changed", func(ctx context.Context, r changedRequest) reply {
+		changes, err := g.Changed(ctx, r.Snapshot)
+		return reply{Changes: changes, Error: encodeError(err)}
+	})
 	handle(c, mux, "create-lv", result(func(ctx context.Context, r createLVRequest) (*manager.Result, error) {
 		return g.CreateLV(ctx, r.Spec)
 	}))

@@ -83,6 +83,23 @@ func TestWritesCrossTheSocket(t *testing.T) {
 	}
 }
 
+// So do changes, of which there are many.
+func TestChangesCrossTheSocket(t *testing.T) {
+	f := newFake(t)
+	r := serve(t, f, runDir(t))
+	got, err := r.client.Changed(bg, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, _ := f.Changed(bg, "a")
+	if !slices.Equal(slices.Collect(got.All()), slices.Collect(want.All())) || got.Snapshot != "a" || !got.Time.Equal(want.Time) || got.Bytes != want.Bytes {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if _, err := r.client.Changed(bg, "nosuch"); !errs.Is(err, errs.NotFound) {
+		t.Errorf("a snapshot that is not there: %v", err)
+	}
+}
+
 func TestStatusCrossesTheSocket(t *testing.T) {
 	f := newFake(t)
 	r := serve(t, f, runDir(t))

@@ -188,6 +188,22 @@ func (f *fake) Writes(_ context.Context, name string) (*forecast.Pattern, error)
 	return r.Pattern(), nil
 }
 
+func (f *fake) Changed(_ context.Context, snapshot string) (*manager.Changes, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.note("changed %s", snapshot)
+	if f.data[snapshot] == nil {
+		return nil, errs.E(errs.NotFound, "Failed to find logical volume \"vg/%s\"", snapshot)
+	}
+	c := &manager.Changes{VG: "vg", Snapshot: snapshot, Time: time.Unix(1700000000, 0).UTC(), Bytes: 1 << 40, Chunk: 4096}
+	for off := int64(8192); off < c.Bytes; off = off*2 + 4096 {
+		if err := c.Add(off, 4096); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
 func (f *fake) AddPVs(_ context.Context, paths []string) (*manager.Result, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

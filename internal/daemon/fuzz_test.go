@@ -25,6 +25,7 @@ func FuzzRequest(f *testing.F) {
 		roundTrip[setReadOnlyRequest](t, b)
 		roundTrip[mergeRequest](t, b)
 		roundTrip[writesRequest](t, b)
+		roundTrip[changedRequest](t, b)
 		roundTrip[reply](t, b)
 	})
 }

@@ -21,7 +21,8 @@ const protocol = 1
 const protocolHeader = "Cowl-Control"
 
 // Bounds on what crosses the control socket, in bytes. A status carries a
-// group's metadata, which LVM2 allows to grow to half a metadata area.
+// group's metadata, which LVM2 allows to grow to half a metadata area; changes
+// carry 2 to 4 bytes for each of up to some ten million ranges.
 const (
 	maxRequest = 1 << 20
 	maxReply   = 64 << 20
@@ -64,15 +65,19 @@ type (
 	mergeRequest struct {
 		Snapshot string `json:"snapshot"`
 	}
+	changedRequest struct {
+		Snapshot string `json:"snapshot"`
+	}
 )
 
 // reply answers every request but hello. A change that succeeded in part has
 // both a result and an error.
 type reply struct {
-	Result *manager.Result   `json:"result,omitempty"`
-	Status *statusReply      `json:"status,omitempty"`
-	Writes *forecast.Pattern `json:"writes,omitempty"`
-	Error  *wireError        `json:"error,omitempty"`
+	Result  *manager.Result   `json:"result,omitempty"`
+	Status  *statusReply      `json:"status,omitempty"`
+	Writes  *forecast.Pattern `json:"writes,omitempty"`
+	Changes *manager.Changes  `json:"changes,omitempty"`
+	Error   *wireError        `json:"error,omitempty"`
 }
 
 // statusReply is manager.Status with the metadata in LVM2's own text, so that

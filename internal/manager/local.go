@@ -162,6 +162,19 @@ func (l *Local) Writes(ctx context.Context, name string) (*forecast.Pattern, err
 	return l.engine.Writes(name)
 }
 
+// Changed implements Group.
+func (l *Local) Changed(ctx context.Context, snapshot string) (*Changes, error) {
+	var c *Changes
+	err := l.engine.Changed(ctx, snapshot, func(of *engine.Changes) func(off, length int64) error {
+		c = NewChanges(of.Group, of.Snap, of.Bytes, of.Chunk)
+		return c.Add
+	})
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
 // AddPVs implements Group. Devices that are no PVs become some if nothing that
 // can be recognised is on them; Host.CreatePVs is for the others.
 func (l *Local) AddPVs(ctx context.Context, paths []string) (*Result, error) {

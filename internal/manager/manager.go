@@ -59,6 +59,12 @@ type Group interface {
 	// of a snapshot; a pattern without windows if nothing is.
 	Writes(ctx context.Context, name string) (*forecast.Pattern, error)
 
+	// Changed returns where a snapshot's origin may have changed since the
+	// snapshot was taken. A snapshot that is invalid, or becomes so meanwhile, no
+	// longer knows that: it is an error, as is one that is being merged, or whose origin
+	// another is being merged into.
+	Changed(ctx context.Context, snapshot string) (*Changes, error)
+
 	// AddPVs and RemovePVs are vgextend and vgreduce, by path.
 	AddPVs(ctx context.Context, paths []string) (*Result, error)
 	RemovePVs(ctx context.Context, paths []string) (*Result, error)
