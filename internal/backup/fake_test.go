@@ -35,6 +35,7 @@ type fakeGroup struct {
 	created  func() error                                   // after a snapshot was made
 	wrap     func(name string, d block.Device) block.Device // around what Open returns
 	remove   func(name string) error                        // instead of success
+	retag    func(name string) error                        // before tags are changed
 	gone     func() bool                                    // nobody answers any more
 	unserved bool                                           // volumes are active only while they are open
 	snapFile func(origin string) string                     // makes a snapshot that is a file
@@ -266,6 +267,23 @@ func (g *fakeGroup) ExtendLV(context.Context, volume.ExtendSpec) (*manager.Resul
 func (g *fakeGroup) SetReadOnly(context.Context, string, bool) (*manager.Result, error) {
 	return nil, errFake
 }
+
+func (g *fakeGroup) ChangeTags(_ context.Context, name string, add, remove []string) (*manager.Result, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.retag != nil {
+		if err := g.retag(name); err != nil {
+			return nil, err
+		}
+	}
+	c, err := g.vg.ChangeTags(name, add, remove)
+	if err != nil {
+		return nil, err
+	}
+	g.vg = c.Group
+	return &manager.Result{Names: c.LVs}, nil
+}
+
 func (g *fakeGroup) Activate(context.Context, ...string) (*manager.Result, error) {
 	return nil, errFake
 }

@@ -134,6 +134,11 @@ func (d *dryGroup) SetReadOnly(_ context.Context, name string, readOnly bool) (*
 	return d.apply(d.status.Group.SetReadOnly(name, readOnly))
 }
 
+// ChangeTags implements manager.Group.
+func (d *dryGroup) ChangeTags(_ context.Context, name string, add, remove []string) (*manager.Result, error) {
+	return d.apply(d.status.Group.ChangeTags(name, add, remove))
+}
+
 // Activate implements manager.Group.
 func (d *dryGroup) Activate(_ context.Context, names ...string) (*manager.Result, error) {
 	return d.known(names)

@@ -208,6 +208,11 @@ func (c *Client) SetReadOnly(ctx context.Context, name string, readOnly bool) (*
 	return c.change(ctx, "set-read-only", setReadOnlyRequest{name, readOnly})
 }
 
+// ChangeTags implements manager.Group.
+func (c *Client) ChangeTags(ctx context.Context, name string, add, remove []string) (*manager.Result, error) {
+	return c.change(ctx, "change-tags", changeTagsRequest{name, add, remove})
+}
+
 // Activate implements manager.Group.
 func (c *Client) Activate(ctx context.Context, names ...string) (*manager.Result, error) {
 	return c.change(ctx, "activate", namesRequest{names})

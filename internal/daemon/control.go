@@ -104,6 +104,9 @@ func (c *control) server() *http.Server {
 	handle(c, mux, "set-read-only", result(func(ctx context.Context, r setReadOnlyRequest) (*manager.Result, error) {
 		return g.SetReadOnly(ctx, r.Name, r.ReadOnly)
 	}))
+	handle(c, mux, "change-tags", result(func(ctx context.Context, r changeTagsRequest) (*manager.Result, error) {
+		return g.ChangeTags(ctx, r.Name, r.Add, r.Remove)
+	}))
 	handle(c, mux, "activate", result(func(ctx context.Context, r namesRequest) (*manager.Result, error) {
 		return g.Activate(ctx, r.Names...)
 	}))

@@ -46,6 +46,7 @@ func TestEveryMethodCrossesTheSocket(t *testing.T) {
 		{func() (*manager.Result, error) { return c.RemoveLVs(bg, []string{"a"}) }, `remove ["a"]`},
 		{func() (*manager.Result, error) { return c.ExtendLV(bg, more) }, strings.ReplaceAll(fmt.Sprintf("extend %+v", more), "PV:p", "PV:"+cwd+"/p")},
 		{func() (*manager.Result, error) { return c.SetReadOnly(bg, "b", true) }, "read-only b true"},
+		{func() (*manager.Result, error) { return c.ChangeTags(bg, "b", []string{"x", "y=1"}, []string{"z"}) }, `tags b ["x" "y=1"] ["z"]`},
 		{func() (*manager.Result, error) { return c.Activate(bg, "a", "b") }, `activate ["a" "b"]`},
 		{func() (*manager.Result, error) { return c.Activate(bg) }, `activate []`},
 		{func() (*manager.Result, error) { return c.Deactivate(bg, "b") }, `deactivate ["b"]`},

@@ -131,6 +131,13 @@ func (f *fake) SetReadOnly(_ context.Context, name string, ro bool) (*manager.Re
 	return &manager.Result{Names: []string{name}}, nil
 }
 
+func (f *fake) ChangeTags(_ context.Context, name string, add, remove []string) (*manager.Result, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.note("tags %s %q %q", name, add, remove)
+	return &manager.Result{Names: []string{name}}, nil
+}
+
 func (f *fake) Activate(_ context.Context, names ...string) (*manager.Result, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

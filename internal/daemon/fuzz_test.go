@@ -23,6 +23,7 @@ func FuzzRequest(f *testing.F) {
 		roundTrip[namesRequest](t, b)
 		roundTrip[pathsRequest](t, b)
 		roundTrip[setReadOnlyRequest](t, b)
+		roundTrip[changeTagsRequest](t, b)
 		roundTrip[mergeRequest](t, b)
 		roundTrip[writesRequest](t, b)
 		roundTrip[changedRequest](t, b)

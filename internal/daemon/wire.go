@@ -59,6 +59,11 @@ type (
 		Name     string `json:"name"`
 		ReadOnly bool   `json:"read_only"`
 	}
+	changeTagsRequest struct {
+		Name   string   `json:"name"`
+		Add    []string `json:"add"`
+		Remove []string `json:"remove"`
+	}
 	writesRequest struct {
 		Name string `json:"name"`
 	}

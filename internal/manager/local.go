@@ -136,6 +136,14 @@ func (l *Local) SetReadOnly(ctx context.Context, name string, readOnly bool) (*R
 	return result(l.engine.SetReadOnly(ctx, name, readOnly))
 }
 
+// ChangeTags implements Group.
+func (l *Local) ChangeTags(ctx context.Context, name string, add, remove []string) (*Result, error) {
+	if err := l.checkWhole(); err != nil {
+		return nil, err
+	}
+	return result(l.engine.ChangeTags(ctx, name, add, remove))
+}
+
 // Activate implements Group.
 func (l *Local) Activate(ctx context.Context, names ...string) (*Result, error) {
 	return result(l.engine.Activate(ctx, names...))

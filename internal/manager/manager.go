@@ -45,6 +45,10 @@ type Group interface {
 	// SetReadOnly changes a volume's permission.
 	SetReadOnly(ctx context.Context, name string, readOnly bool) (*Result, error)
 
+	// ChangeTags adds tags to a volume and removes others, in one commit. Those
+	// that say what becomes of a full snapshot count from then on.
+	ChangeTags(ctx context.Context, name string, add, remove []string) (*Result, error)
+
 	// Activate makes volumes available for Open and export, Deactivate takes
 	// them away (errs.Busy while open). No names means all.
 	Activate(ctx context.Context, names ...string) (*Result, error)
