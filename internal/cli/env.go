@@ -17,6 +17,8 @@ import (
 
 	"github.com/vbauerster/mpb/v8/cwriter"
 	"golang.org/x/term"
+
+	"cowl/internal/freeze"
 )
 
 // Env is what a command sees of the world. Tests make their own.
@@ -61,6 +63,9 @@ func askPassword(prompt string) (string, error) {
 // Main runs the command line (without the program's name) and returns the
 // exit code. Interrupting the context makes the command clean up and end.
 func Main(ctx context.Context, env *Env, args []string) int {
+	if freeze.Guard(args) {
+		return exitOK
+	}
 	a := &app{Env: env}
 	err := a.execute(ctx, args)
 	return a.finish(err)

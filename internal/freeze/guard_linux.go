@@ -1,0 +1,96 @@
+package freeze
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+// Guard runs the guard if these are a guard's arguments, and reports whether
+// they were. It is to be called before anything else.
+func Guard(args []string) bool {
+	if len(args) < 3 || args[0] != guardArg {
+		return false
+	}
+	// Only the process that holds something may end us.
+	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGPIPE)
+	// To kill the one that could free memory would help nobody.
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0)
+	limit, err := time.ParseDuration(args[1])
+	mounts, err2 := strconv.Atoi(args[2])
+	if err == nil && err2 == nil && mounts >= 0 {
+		watch(os.Stdin, os.Stdout, guardSteps(mounts, args[3:]), limit)
+	}
+	return true
+}
+
+// guardSteps is the list of steps as the first process has it: the mounts' files
+// are inherited from 3 on.
+func guardSteps(mounts int, devices []string) []step {
+	var steps []step
+	for i := range mounts {
+		steps = append(steps, mountStep{f: os.NewFile(uintptr(3+i), fmt.Sprintf("mount %d", i))})
+	}
+	for _, uuid := range devices {
+		steps = append(steps, deviceStep(uuid))
+	}
+	return steps
+}
+
+// again is how long after the limit, and after that, what was held since is let
+// go of.
+const again = 100 * time.Millisecond
+
+// watch listens to the first process until it says that it is done. If it dies
+// before, or the limit is over, what it has begun to hold is let go.
+func watch(in io.Reader, out io.Writer, steps []step, limit time.Duration) {
+	words := make(chan string)
+	go func() {
+		defer close(words)
+		for lines := bufio.NewScanner(in); lines.Scan(); {
+			words <- lines.Text()
+		}
+	}()
+	begun, late := 0, false
+	free := func() {
+		// Errors have nobody to hear of them, and must not keep the rest held.
+		// Also what was let go of before: the first process may have been in the
+		// middle of holding it.
+		for i := begun - 1; i >= 0; i-- {
+			_ = steps[i].free()
+		}
+	}
+	fmt.Fprintln(out, sayReady)
+	var over <-chan time.Time
+	for {
+		select {
+		case word, alive := <-words:
+			switch {
+			case !alive:
+				free()
+				return
+			case word == sayEnd:
+				return
+			case word == askHeld && late:
+				fmt.Fprintln(out, sayLate)
+			case word == askHeld:
+				fmt.Fprintln(out, sayHeld)
+			default:
+				n, _ := strconv.Atoi(word)
+				begun = max(begun, min(n, len(steps)))
+				if over == nil {
+					over = time.After(limit)
+				}
+			}
+		case <-over:
+			late = true
+			free()
+			over = time.After(again) // it may go on holding things
+		}
+	}
+}
