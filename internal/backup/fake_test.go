@@ -290,7 +290,9 @@ func (g *fakeGroup) Activate(context.Context, ...string) (*manager.Result, error
 func (g *fakeGroup) Deactivate(context.Context, ...string) (*manager.Result, error) {
 	return nil, errFake
 }
-func (g *fakeGroup) Merge(context.Context, string) (*manager.Result, error) { return nil, errFake }
+func (g *fakeGroup) Merge(context.Context, volume.MergeSpec) (*manager.Result, error) {
+	return nil, errFake
+}
 func (g *fakeGroup) Writes(context.Context, string) (*forecast.Pattern, error) {
 	return &forecast.Pattern{}, nil
 }

@@ -110,7 +110,7 @@ func TestRestoreRefuses(t *testing.T) {
 	}
 	g.vg = c.Group
 	g.snapshot(volume.SnapshotSpec{Origin: "merging", Name: "ms"})
-	if c, err = g.vg.StartMerge("ms"); err != nil {
+	if c, err = g.vg.StartMerge(volume.MergeSpec{Name: "ms"}); err != nil {
 		t.Fatal(err)
 	}
 	g.vg = c.Group

@@ -233,7 +233,7 @@ func TestDryGroup(t *testing.T) {
 	wrong(errs.NotFound, nil, err)
 	_, err = d.RemovePVs(ctx, []string{"/d1"})
 	wrong(errs.Busy, nil, err)
-	must(d.Merge(ctx, "s"))
+	must(d.Merge(ctx, volume.MergeSpec{Name: "s"}))
 	must(d.RemoveLVs(ctx, []string{"a"}))
 	must(d.RemovePVs(ctx, []string{"/d1"}))
 	must(d.AddPVs(ctx, []string{"/d2"}))

@@ -159,8 +159,8 @@ func (d *dryGroup) known(names []string) (*manager.Result, error) {
 }
 
 // Merge implements manager.Group.
-func (d *dryGroup) Merge(_ context.Context, snapshot string) (*manager.Result, error) {
-	return d.apply(d.status.Group.StartMerge(snapshot))
+func (d *dryGroup) Merge(_ context.Context, spec volume.MergeSpec) (*manager.Result, error) {
+	return d.apply(d.status.Group.StartMerge(spec))
 }
 
 // Changed implements manager.Group.

@@ -14,6 +14,7 @@ import (
 	"cowl/internal/cli/fields"
 	"cowl/internal/errs"
 	"cowl/internal/manager"
+	"cowl/internal/volume"
 )
 
 // lvconvert is one run of the verb.
@@ -23,10 +24,11 @@ type lvconvert struct {
 	merge      bool
 	background bool
 	interval   option[int]
+	rate       option[int64]
 }
 
 func newLVConvert(a *app) *cobra.Command {
-	c := &lvconvert{app: a, interval: option[int]{kind: "Seconds", parse: parseInterval}}
+	c := &lvconvert{app: a, interval: option[int]{kind: "Seconds", parse: parseInterval}, rate: rateOption()}
 	c.cmd = &cobra.Command{
 		Use: "lvconvert --merge [OPTION]... VG/SNAPSHOT|@TAG...", Short: "Merge snapshots into their origins (roll back)", GroupID: groupLVM,
 		Long: `Merge snapshots into their origins, which then are what they were when the
@@ -38,8 +40,15 @@ A merge that is interrupted, by a power cut too, goes on when the origin is
 activated again.
 
 Without -b the command stays and shows how far the merge is; interrupting the
-command does not undo the merge.`,
+command does not undo the merge.
+
+--rate leaves the disk to others: no more than so much is copied back in a second
+(KiB without a unit, 0 for as fast as it goes). Given again for a snapshot that is
+being merged, it changes the rate. The metadata keeps it, as the tag
+cowl.merge_rate, so that it holds for a merge that goes on later; under the
+kernel's LVM it has no effect. lvs -o merge_rate shows it.`,
 		Example: `  cowl lvconvert --merge vg/before
+  cowl lvconvert --merge --rate 20M vg/before
   cowl lvconvert --merge -b vg/before ; cowl lvs -o+data_percent vg
   cowl lvconvert --merge -i 1 vg/before`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -54,6 +63,7 @@ command does not undo the merge.`,
 	f.BoolVar(&c.merge, "merge", false, "merge the snapshots")
 	f.BoolVar(&c.merge, "mergesnapshot", false, "the same")
 	f.BoolVarP(&c.background, "background", "b", false, "return at once")
+	flagOf(f, &c.rate, "rate", "", "copy no more than so much a second")
 	flagOf(f, &c.interval, "interval", "i", "show the progress every so many seconds (default 15)")
 	return c.cmd
 }
@@ -91,15 +101,34 @@ func (c *lvconvert) mergeOne(g manager.Group, name string) error {
 		return errs.E(errs.Conflict, "%s is not a snapshot: only snapshots can be merged.", fullName(s.Group.Name, name))
 	}
 	origin := snap.Origin.Name
-	r, err := g.Merge(ctx, name)
+	r, err := g.Merge(ctx, c.spec(name))
 	if err != nil {
 		return err
 	}
 	c.tell(r.Notes)
+	c.sayRate(fullName(s.Group.Name, name))
 	if c.background || c.test || isDelayed(ctx, g, name) {
 		return nil
 	}
 	return c.watch(ctx, g, s.Group.Name, origin, name)
+}
+
+// spec is what is asked for.
+func (c *lvconvert) spec(name string) volume.MergeSpec {
+	spec := volume.MergeSpec{Name: name}
+	if c.rate.given {
+		spec.Rate = &c.rate.value
+	}
+	return spec
+}
+
+func (c *lvconvert) sayRate(name string) {
+	switch {
+	case c.rate.given && c.rate.value > 0:
+		c.say("Merging of volume %s copies at most %s a second.", name, volume.LongSize(c.rate.value))
+	case c.rate.given:
+		c.say("Merging of volume %s copies as fast as it can.", name)
+	}
 }
 
 // isDelayed reports whether the merge waits for somebody to close the origin,

@@ -357,6 +357,7 @@ func (a *app) overlayPlace(path, socket string, noFiles bool) (daemon.DeviceOpti
 func newOverlayMerge(a *app) *cobra.Command {
 	var force, discard bool
 	interval := option[int]{kind: "Seconds", parse: parseInterval}
+	rate := rateOption()
 	cmd := &cobra.Command{
 		Use: "merge [OPTION]... FILE", Short: "Write an overlay into its base",
 		Long: `Write what an overlay holds into its base, which must be a raw image or a block
@@ -369,20 +370,22 @@ A merge that is interrupted, by a power cut too, goes on when the command is
 given again. Until then the base is half old, half new, and the overlay can't be
 used for anything else.`,
 		Example: `  cowl overlay merge vm1.cow
+  cowl overlay merge --rate 20M vm1.cow
   cowl overlay merge -y --discard vm1.cow`,
 		Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.mergeOverlay(cmd.Context(), args[0], force, discard, interval)
+			return a.mergeOverlay(cmd.Context(), args[0], force, discard, interval, rate.value)
 		},
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&force, "force", "f", false, "make other overlays on the base useless")
 	f.BoolVar(&discard, "discard", false, "remove the overlay when it is merged")
+	flagOf(f, &rate, "rate", "", "copy no more than so much a second: 20M; KiB without a unit")
 	flagOf(f, &interval, "interval", "i", "show the progress every so many seconds (default 15)")
 	return cmd
 }
 
-func (a *app) mergeOverlay(ctx context.Context, path string, force, discard bool, interval option[int]) error {
+func (a *app) mergeOverlay(ctx context.Context, path string, force, discard bool, interval option[int], rate int64) error {
 	i, err := overlay.Inspect(path)
 	if err != nil {
 		return err
@@ -398,7 +401,7 @@ func (a *app) mergeOverlay(ctx context.Context, path string, force, discard bool
 		return nil
 	}
 	p := a.mergeProgress(path, interval)
-	err = overlay.Merge(ctx, path, func(left, total int) {
+	err = overlay.Merge(ctx, path, rate, func(left, total int) {
 		if total > 0 {
 			p.show(100 * float64(total-left) / float64(total))
 		}

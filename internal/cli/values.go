@@ -80,6 +80,14 @@ func sizeOption(unit byte) option[int64] {
 	return option[int64]{kind: "Size[m|UNIT]", parse: func(text string) (int64, error) { return volume.ParseSize(text, unit) }}
 }
 
+// rateOption is so much a second, such as 20M or 20M/s. KiB are LVM's unit for its
+// own rates.
+func rateOption() option[int64] {
+	return option[int64]{kind: "Size[k|UNIT]", parse: func(text string) (int64, error) {
+		return volume.ParseSize(strings.TrimSuffix(text, "/s"), 'k')
+	}}
+}
+
 // tagsOption collects tags.
 type tagsOption []string
 

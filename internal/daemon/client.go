@@ -225,8 +225,8 @@ func (c *Client) Deactivate(ctx context.Context, names ...string) (*manager.Resu
 }
 
 // Merge implements manager.Group.
-func (c *Client) Merge(ctx context.Context, snapshot string) (*manager.Result, error) {
-	return c.change(ctx, "merge", mergeRequest{snapshot})
+func (c *Client) Merge(ctx context.Context, spec volume.MergeSpec) (*manager.Result, error) {
+	return c.change(ctx, "merge", mergeRequest{spec})
 }
 
 // Writes implements manager.Group.

@@ -111,7 +111,7 @@ func (c *control) server() *http.Server {
 		return g.Activate(ctx, r.Names...)
 	}))
 	handle(c, mux, "merge", result(func(ctx context.Context, r mergeRequest) (*manager.Result, error) {
-		return g.Merge(ctx, r.Snapshot)
+		return g.Merge(ctx, r.Spec)
 	}))
 	handle(c, mux, "add-pvs", result(func(ctx context.Context, r pathsRequest) (*manager.Result, error) {
 		return g.AddPVs(ctx, r.Paths)

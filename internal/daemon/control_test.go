@@ -50,7 +50,10 @@ func TestEveryMethodCrossesTheSocket(t *testing.T) {
 		{func() (*manager.Result, error) { return c.Activate(bg, "a", "b") }, `activate ["a" "b"]`},
 		{func() (*manager.Result, error) { return c.Activate(bg) }, `activate []`},
 		{func() (*manager.Result, error) { return c.Deactivate(bg, "b") }, `deactivate ["b"]`},
-		{func() (*manager.Result, error) { return c.Merge(bg, "s") }, "merge s"},
+		{func() (*manager.Result, error) { return c.Merge(bg, volume.MergeSpec{Name: "s"}) }, "merge s"},
+		{func() (*manager.Result, error) {
+			return c.Merge(bg, volume.MergeSpec{Name: "s", Rate: new(int64(4096))})
+		}, "merge s at 4096"},
 		{func() (*manager.Result, error) { return c.AddPVs(bg, []string{"rel", "/abs"}) }, fmt.Sprintf("add [%q \"/abs\"]", filepath.Join(cwd, "rel"))},
 		{func() (*manager.Result, error) { return c.RemovePVs(bg, []string{"../rel"}) }, fmt.Sprintf("reduce [%q]", filepath.Join(filepath.Dir(cwd), "rel"))},
 	} {

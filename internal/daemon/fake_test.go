@@ -175,11 +175,14 @@ func (f *fake) Deactivate(_ context.Context, names ...string) (*manager.Result, 
 	return &manager.Result{Names: names}, nil
 }
 
-func (f *fake) Merge(_ context.Context, snapshot string) (*manager.Result, error) {
+func (f *fake) Merge(_ context.Context, spec volume.MergeSpec) (*manager.Result, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.note("merge %s", snapshot)
-	return &manager.Result{Notes: []string{"Merging of volume vg/" + snapshot + " started."}}, nil
+	f.note("merge %s", spec.Name)
+	if spec.Rate != nil {
+		f.note("merge %s at %d", spec.Name, *spec.Rate)
+	}
+	return &manager.Result{Notes: []string{"Merging of volume vg/" + spec.Name + " started."}}, nil
 }
 
 func (f *fake) Writes(_ context.Context, name string) (*forecast.Pattern, error) {

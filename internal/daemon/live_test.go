@@ -251,7 +251,7 @@ func TestSnapshotsUnderLoad(t *testing.T) {
 		}
 	}
 	snapshot := readAll(t, c, "sa")
-	res, err := c.Merge(bg, "sa") // delayed: the load has a open
+	res, err := c.Merge(bg, volume.MergeSpec{Name: "sa"}) // delayed: the load has a open
 	if err != nil || len(res.Notes) == 0 {
 		t.Fatalf("%+v, %v", res, err)
 	}

@@ -68,7 +68,7 @@ type (
 		Name string `json:"name"`
 	}
 	mergeRequest struct {
-		Snapshot string `json:"snapshot"`
+		Spec volume.MergeSpec `json:"spec"`
 	}
 	changedRequest struct {
 		Snapshot string `json:"snapshot"`

@@ -263,8 +263,8 @@ func (g *Group) commitLonger(next *volume.Group, name string) error {
 	return nil
 }
 
-// ChangeTags adds tags to a volume and removes others. Those that say what
-// becomes of a full snapshot count from then on.
+// ChangeTags adds tags to a volume and removes others. Those of
+// cowl's own count from then on.
 func (g *Group) ChangeTags(ctx context.Context, name string, add, remove []string) (*Result, error) {
 	if err := g.begin(ctx); err != nil {
 		return nil, err
@@ -279,6 +279,7 @@ func (g *Group) ChangeTags(ctx context.Context, name string, add, remove []strin
 	}
 	if v := g.find(name); v != nil {
 		g.supplied(g.Model(), v)
+		g.paceMerge(v)
 	}
 	return g.warn(&Result{Names: c.LVs, Notes: c.Notes}), nil
 }

@@ -65,7 +65,7 @@ func TestChangedSinceASnapshot(t *testing.T) {
 	wantChanges(t, "own writes", g, "m", snap.Range{Off: 4 * kib, Len: 4 * kib}, snap.Range{Off: 100 * kib, Len: 4 * kib})
 	closeDev(t, m)
 	base = opened(t, g, "base")
-	must(t)(g.Merge(ctx, "m")) // waits for base to be closed
+	must(t)(g.Merge(ctx, volume.MergeSpec{Name: "m"})) // waits for base to be closed
 	closeDev(t, base)
 	until(t, "the merge is done", func() bool { return g.Model().LV("m") == nil })
 	wantChanges(t, "after a merge", g, "s", snap.Range{Off: 4 * kib, Len: 4 * kib}, snap.Range{Off: 100 * kib, Len: 4 * kib})
@@ -109,7 +109,7 @@ func TestChangedDuringAMerge(t *testing.T) {
 	m := opened(t, g, "m")
 	write(t, m, 0, 1, 8*kib)
 	closeDev(t, m)
-	must(t)(g.Merge(ctx, "m"))
+	must(t)(g.Merge(ctx, volume.MergeSpec{Name: "m"}))
 	_, _, err := changes(g, "s")
 	wantKind(t, "a sibling of what is being merged", err, errs.Conflict)
 	_, _, err = changes(g, "m")

@@ -180,6 +180,7 @@ func (f *family) join(model *volume.Group, s volume.Snap, v *vol) error {
 	if s.Segment.Merging {
 		v.merging, v.dev = true, failing{f.errMerging(v), model.ExtentBytes(s.Size())}
 		f.merge = &merge{vol: v}
+		f.merge.pace.Set(s.Cow.MergeRate())
 		if v.store.Usage().Invalid {
 			return nil // it can never be merged; Status says so
 		}

@@ -129,7 +129,7 @@ func breakables() []breakable {
 			return d.Flush()
 		}, []string{"a", "b", "s"}, false, map[string][]byte{"s": {5}}, ""},
 		{"lvconvert --merge", func(g *Group) error {
-			if _, err := g.Merge(ctx, "s"); err != nil {
+			if _, err := g.Merge(ctx, volume.MergeSpec{Name: "s"}); err != nil {
 				return err
 			}
 			g.mu.Lock()

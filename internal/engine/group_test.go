@@ -138,7 +138,7 @@ func TestOverflowedSnapshotReadsAsErrors(t *testing.T) {
 	if c := g.Status().LVs["s"].Cow; !c.Invalid || c.Reason == "" {
 		t.Errorf("status %+v", c)
 	}
-	_, err := g.Merge(ctx, "s")
+	_, err := g.Merge(ctx, volume.MergeSpec{Name: "s"})
 	wantKind(t, "merge", err, errs.Conflict)
 	closeDev(t, s)
 	g.Close()

@@ -279,7 +279,7 @@ func TestMergeWaitsForRoom(t *testing.T) {
 	if free := g.Model().Free(); free != 3 {
 		t.Fatalf("%d extents are free", free)
 	}
-	must(t)(g.Merge(ctx, "m"))
+	must(t)(g.Merge(ctx, volume.MergeSpec{Name: "m"}))
 	until(t, "the merge waits", func() bool { return cow(g, "s").Holding > 0 })
 	if c := cow(g, "m"); c.MergeFailed {
 		t.Errorf("%+v", c)

@@ -15,6 +15,7 @@ type merge struct {
 	vol     *vol  // the snapshot
 	started bool  // the origin shows the merged content
 	err     error // why the end of the merge could not be committed
+	pace    snap.Pace
 
 	// Of the goroutine that moves it, nil while there is none. It is the
 	// Group's, and ends when the merge does, or at the next step after cancel.
@@ -47,17 +48,27 @@ func (f *family) usersBefore(v *vol) string {
 // the snapshot is removed. While the origin or the snapshot is open the
 // beginning is delayed until their last user has closed them. Of an origin
 // that is not active it is delayed until the next activation.
-func (g *Group) Merge(ctx context.Context, snapshot string) (*Result, error) {
+//
+// Of a snapshot that is being merged it changes the rate, if the spec has one.
+func (g *Group) Merge(ctx context.Context, spec volume.MergeSpec) (*Result, error) {
 	if err := g.begin(ctx); err != nil {
 		return nil, err
 	}
 	defer g.unlock()
-	c, err := g.Model().StartMerge(snapshot)
+	snapshot := spec.Name
+	c, err := g.Model().StartMerge(spec)
 	if err != nil {
 		return nil, err
 	}
 	res := &Result{Names: c.LVs, Notes: c.Notes}
 	v := g.find(snapshot)
+	if _, already := mergingSnap(g.Model(), snapshot); already {
+		if err := g.commit(c.Group); err != nil {
+			return nil, err
+		}
+		g.paceMerge(v)
+		return g.warn(res), nil
+	}
 	if v == nil {
 		res.Notes = append(res.Notes, mergeNote(c.Group, snapshot, "on next activation of %s."))
 		if err := g.commit(c.Group); err != nil {
@@ -77,6 +88,25 @@ func (g *Group) Merge(ctx context.Context, snapshot string) (*Result, error) {
 		res.Notes = append(res.Notes, fmt.Sprintf("Merging of volume %s/%s started.", c.Group.Name, snapshot))
 	}
 	return g.warn(res), nil
+}
+
+// mergingSnap returns a snapshot that is being merged, or is to be.
+func mergingSnap(model *volume.Group, name string) (volume.Snap, bool) {
+	s, ok := model.SnapshotOf(model.LV(name))
+	return s, ok && s.Segment.Merging
+}
+
+// paceMerge has a merge keep to the rate that the metadata says, if v is the
+// snapshot of one.
+func (g *Group) paceMerge(v *vol) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if v == nil || v.family.merge == nil || v.family.merge.vol != v {
+		return
+	}
+	if lv := g.model.LV(v.name); lv != nil {
+		v.family.merge.pace.Set(lv.MergeRate())
+	}
 }
 
 // mergeNote says when a delayed merge will happen, in LVM2's words.
@@ -109,6 +139,7 @@ func (g *Group) mergeActive(v *vol, next *volume.Group) (open string, err error)
 		g.mu.Unlock()
 		return "", err
 	}
+	g.paceMerge(v)
 	if open == "" {
 		err = g.beginMerge(f)
 	}
@@ -187,7 +218,17 @@ func (f *family) stopMerge() {
 func (g *Group) runMerge(ctx context.Context, f *family, m *merge, done chan struct{}) {
 	defer close(done)
 	defer m.cancel()
-	for ctx.Err() == nil && g.step(ctx, f, m) {
+	store, most := m.vol.store, int64(0)
+	for ctx.Err() == nil {
+		if step := m.pace.Step(); step != most {
+			most = step
+			f.origin.LimitMergeStep(step)
+		}
+		before := store.Count()
+		if !g.step(ctx, f, m) {
+			return
+		}
+		m.pace.Wait(ctx, int64(before-store.Count())*store.ChunkBytes())
 	}
 }
 

@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"context"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -42,7 +43,7 @@ func mergeable(t *testing.T) (*Group, []block.Device) {
 
 func TestMergeRollsBackAndLeavesSiblingsAlone(t *testing.T) {
 	g, devs := mergeable(t)
-	res := must(t)(g.Merge(ctx, "s"))
+	res := must(t)(g.Merge(ctx, volume.MergeSpec{Name: "s"}))
 	if notes(res) != "Merging of volume vg/s started." {
 		t.Errorf("notes %q", res.Notes)
 	}
@@ -81,12 +82,85 @@ func TestMergeIntoAnOriginThatHasGrown(t *testing.T) {
 	must(t)(g.ExtendLV(ctx, volume.ExtendSpec{Name: "base", Size: volume.Size{Extents: 5}}))
 	write(t, base, 3*extent, 3, 2*extent)
 	closeDev(t, base)
-	must(t)(g.Merge(ctx, "s"))
+	must(t)(g.Merge(ctx, volume.MergeSpec{Name: "s"}))
 	gone(t, g, "s")
 	g.Close()
 	base = opened(t, mustOpen(t, devs), "base")
 	expect(t, "what the snapshot held", base, 0, 1, 3*extent)
 	expect(t, "what was written behind it", base, 3*extent, 3, 2*extent)
+}
+
+// A merge at a rate takes its time, in small steps, stops where it is told to,
+// and keeps to the rate when it goes on, until it is given another.
+func TestMergeAtARate(t *testing.T) {
+	g, devs := mergeable(t)
+	must(t)(g.Deactivate(ctx))
+	must(t)(g.Merge(ctx, volume.MergeSpec{Name: "s", Rate: new(int64(1))})) // more than an hour for a chunk
+	if lv := g.Model().LV("s"); lv.MergeRate() != 1 {
+		t.Errorf("tags %q", lv.Tags)
+	}
+	g.Close()
+
+	g = mustOpen(t, devs)
+	must(t)(g.Activate(ctx))
+	base := opened(t, g, "base")
+	expect(t, "base", base, 0, 1, 4*extent)
+	const chunk = 4096 / 512
+	left := func() volume.Sectors { return g.Status().LVs["s"].Cow.Allocated/chunk - 2 }
+	until(t, "the first of 64 chunks has been merged", func() bool { return left() == 63 })
+	for range 1000 {
+		runtime.Gosched()
+	}
+	if left() != 63 {
+		t.Errorf("%d chunks are left after the first step", left())
+	}
+	closeDev(t, base)
+	must(t)(g.Deactivate(ctx)) // does not wait for the rate
+	must(t)(g.Activate(ctx))
+	_, err := g.Merge(ctx, volume.MergeSpec{Name: "s"})
+	wantKind(t, "merge what is merging", err, errs.Conflict)
+	_, err = g.Merge(ctx, volume.MergeSpec{Name: "s", Rate: new(int64(-1))})
+	wantKind(t, "a negative rate", err, errs.Usage)
+	must(t)(g.ChangeTags(ctx, "s", []string{"cowl.merge_rate=2"}, nil))
+	if lv := g.Model().LV("s"); lv.MergeRate() != 2 {
+		t.Errorf("tags %q", lv.Tags)
+	}
+	must(t)(g.Merge(ctx, volume.MergeSpec{Name: "s", Rate: new(int64(0))}))
+	gone(t, g, "s")
+	expect(t, "base", opened(t, g, "base"), 0, 1, 4*extent)
+}
+
+// While a merge goes on nothing is copied for its snapshot, so that a discard
+// frees what it names: the origin's device offers it to who opens it. A sibling
+// takes that away, and so does a merge that only waits to begin.
+func TestDiscardWhileAMergeGoesOn(t *testing.T) {
+	g, _ := mergeable(t)
+	must(t)(g.RemoveLVs(ctx, []string{"later"}))
+	plain := opened(t, g, "s")
+	if plain.Caps().Discard {
+		t.Error("a snapshot offers discards")
+	}
+	closeDev(t, plain)
+	user := opened(t, g, "base")
+	must(t)(g.Merge(ctx, volume.MergeSpec{Name: "s", Rate: new(int64(1))}))
+	waiting := opened(t, g, "base")
+	if c := waiting.Caps(); c.Discard || c.Zeroes {
+		t.Errorf("%+v while the merge waits", c)
+	}
+	closeDev(t, waiting)
+	closeDev(t, user)
+	base := opened(t, g, "base")
+	if c := base.Caps(); !c.Discard || !c.Zeroes {
+		t.Errorf("%+v while the merge goes on", c)
+	}
+	if err := base.Discard(0, 2*extent); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "base behind it", base, 2*extent, 1, 2*extent)
+	must(t)(g.Merge(ctx, volume.MergeSpec{Name: "s", Rate: new(int64(0))}))
+	gone(t, g, "s")
+	expect(t, "base behind it", base, 2*extent, 1, 2*extent)
+	expect(t, "what was discarded", base, 0, 0, 2*extent)
 }
 
 // Whoever has the origin open must not see its content change.
@@ -98,7 +172,7 @@ func TestMergeWaitsForTheLastUser(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			res := must(t)(g.Merge(ctx, "s"))
+			res := must(t)(g.Merge(ctx, volume.MergeSpec{Name: "s"}))
 			who := map[string]string{"base": "origin", "s": "snapshot"}[open]
 			if !strings.HasPrefix(notes(res), "Delaying merge since "+who+" is open.") {
 				t.Errorf("notes %q", res.Notes)
@@ -108,7 +182,7 @@ func TestMergeWaitsForTheLastUser(t *testing.T) {
 			}
 			_, err = g.Open(ctx, "s", false)
 			wantKind(t, "open a merging snapshot", err, errs.Conflict)
-			_, err = g.Merge(ctx, "later")
+			_, err = g.Merge(ctx, volume.MergeSpec{Name: "later"})
 			wantKind(t, "second merge", err, errs.Conflict)
 			other, err := g.Open(ctx, "base", false)
 			if err != nil {
@@ -129,7 +203,7 @@ func TestMergeWaitsForTheLastUser(t *testing.T) {
 func TestMergeOfAnInactiveGroupHappensAtActivation(t *testing.T) {
 	g, devs := mergeable(t)
 	must(t)(g.Deactivate(ctx))
-	res := must(t)(g.Merge(ctx, "s"))
+	res := must(t)(g.Merge(ctx, volume.MergeSpec{Name: "s"}))
 	if want := "Merging of snapshot vg/s will occur on next activation of vg/base."; notes(res) != want {
 		t.Errorf("notes %q, want %q", res.Notes, want)
 	}
@@ -162,7 +236,7 @@ func TestInterruptedMergeGoesOn(t *testing.T) {
 	// The metadata is committed with a number of flushes that the merge's come
 	// after, so the first failing flush is found by trying.
 	script.Add(fault.Rule{Ops: fault.Flush, Nth: 12, Always: true})
-	must(t)(g.Merge(ctx, "s"))
+	must(t)(g.Merge(ctx, volume.MergeSpec{Name: "s"}))
 	until(t, "the merge has failed", func() bool {
 		st, ok := g.Status().LVs["s"]
 		return ok && st.Cow.MergeFailed
@@ -189,7 +263,7 @@ func TestInterruptedMergeGoesOn(t *testing.T) {
 
 func TestDeactivationStopsAMergeBetweenSteps(t *testing.T) {
 	g, _ := mergeable(t)
-	must(t)(g.Merge(ctx, "s"))
+	must(t)(g.Merge(ctx, volume.MergeSpec{Name: "s"}))
 	must(t)(g.Deactivate(ctx)) // at whatever point it is
 	must(t)(g.Activate(ctx))
 	gone(t, g, "s")
@@ -198,7 +272,7 @@ func TestDeactivationStopsAMergeBetweenSteps(t *testing.T) {
 
 func TestRemovingTheOriginOfAMerge(t *testing.T) {
 	g, _ := mergeable(t)
-	must(t)(g.Merge(ctx, "s"))
+	must(t)(g.Merge(ctx, volume.MergeSpec{Name: "s"}))
 	_, err := g.RemoveLVs(ctx, []string{"s"})
 	if err == nil && g.Model().LV("s") != nil {
 		t.Error("removed a merging snapshot")
@@ -220,7 +294,7 @@ func TestDelayedMergeThatOverflows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	must(t)(g.Merge(ctx, "s"))
+	must(t)(g.Merge(ctx, volume.MergeSpec{Name: "s"}))
 	write(t, base, 0, 1, 4*extent)
 	if c := g.Status().LVs["s"].Cow; !c.Invalid || c.Delayed {
 		t.Errorf("status %+v", c)
@@ -252,7 +326,7 @@ func TestNoMergeOfASnapshotAboutToOverflow(t *testing.T) {
 	}
 	write(t, base, 0, 1, 4*extent)
 	closeDev(t, base)
-	_, err = g.Merge(ctx, "s")
+	_, err = g.Merge(ctx, volume.MergeSpec{Name: "s"})
 	wantKind(t, "merge", err, errs.Conflict)
 	if _, merging := g.Model().MergingInto(g.Model().LV("base")); merging {
 		t.Error("the metadata says that it is merging")

@@ -469,7 +469,7 @@ func (s *sim) merge() bool {
 			next.merge(name)
 		}
 	}, func() error {
-		_, err := s.g.Merge(ctx, name)
+		_, err := s.g.Merge(ctx, volume.MergeSpec{Name: name})
 		return err
 	})
 	return true

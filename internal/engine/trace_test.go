@@ -175,7 +175,7 @@ func TestTraceOfMerge(t *testing.T) {
 	}
 	closeDev(t, a)
 	log.Take()
-	must(t)(g.Merge(ctx, "sa"))
+	must(t)(g.Merge(ctx, volume.MergeSpec{Name: "sa"}))
 	gone(t, g, "sa")
 	wantTrace(t, log, `
 		write pv0 text                // merging_store

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"iter"
+	"slices"
 	"sync/atomic"
 
 	"cowl/internal/block"
@@ -74,10 +75,16 @@ func (g *Group) Open(ctx context.Context, name string, readOnly bool) (block.Dev
 	return h, nil
 }
 
+// hasSnapshots reports whether the volume's writes may have to be copied for a
+// snapshot. One that is being merged takes none: what is discarded is freed
+// wherever it lies.
 func (g *Group) hasSnapshots(v *vol) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return len(v.family.snaps) > 0
+	f := v.family
+	return slices.ContainsFunc(f.snaps, func(s *vol) bool {
+		return f.merge == nil || f.merge.vol != s || !f.merge.started
+	})
 }
 
 // openActive counts an opener of an active volume. It returns neither handle

@@ -155,11 +155,11 @@ func (l *Local) Deactivate(ctx context.Context, names ...string) (*Result, error
 }
 
 // Merge implements Group.
-func (l *Local) Merge(ctx context.Context, snapshot string) (*Result, error) {
+func (l *Local) Merge(ctx context.Context, spec volume.MergeSpec) (*Result, error) {
 	if err := l.checkWhole(); err != nil {
 		return nil, err
 	}
-	return result(l.engine.Merge(ctx, snapshot))
+	return result(l.engine.Merge(ctx, spec))
 }
 
 // Writes implements Group.

@@ -56,8 +56,9 @@ type Group interface {
 
 	// Merge starts merging a snapshot into its origin and returns; progress
 	// shows in Status, and the snapshot is gone when it is done. While the
-	// origin is open the start is delayed until its last user closes it.
-	Merge(ctx context.Context, snapshot string) (*Result, error)
+	// origin is open the start is delayed until its last user closes it. Of a
+	// merge that has begun it changes the rate.
+	Merge(ctx context.Context, spec volume.MergeSpec) (*Result, error)
 
 	// Writes returns what is known of how a volume is written to, or the origin
 	// of a snapshot; a pattern without windows if nothing is.

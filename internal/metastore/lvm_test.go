@@ -112,7 +112,7 @@ func TestLVMAcceptsOurs(t *testing.T) {
 	}
 	mustChange(t, s, c.Group)
 	judge(t, l, s)
-	if c, err = s.Group().StartMerge("snap"); err != nil {
+	if c, err = s.Group().StartMerge(volume.MergeSpec{Name: "snap"}); err != nil {
 		t.Fatal(err)
 	}
 	mustChange(t, s, c.Group)

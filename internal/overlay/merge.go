@@ -18,11 +18,12 @@ import (
 // empty. It can be cut off anywhere, by the context or by a power cut, and
 // goes on with the next call; until then the base is half old, half new, and
 // the overlay can't be opened. progress, unless nil, is told how many chunks
-// there are and how many are left.
+// there are and how many are left. rate bounds how much is copied, in bytes a
+// second, unless it is 0.
 //
 // The base must be raw. Other overlays on it are of no use afterwards: they
 // find it changed. Those that are open make Merge fail with errs.Busy.
-func Merge(ctx context.Context, path string, progress func(left, total int)) (err error) {
+func Merge(ctx context.Context, path string, rate int64, progress func(left, total int)) (err error) {
 	f, l, slot, err := openFile(path, file.Options{Lock: file.Exclusive})
 	if err != nil {
 		return err
@@ -38,6 +39,7 @@ func Merge(ctx context.Context, path string, progress func(left, total int)) (er
 	}
 	defer func() { err = errors.Join(err, guard.Close()) }()
 	m := &merge{file: f, label: l, slot: slot, before: guard}
+	m.pace.Set(rate)
 	m.open = func() (block.Device, error) { return file.Open(l.Path, file.Options{}) }
 	m.identify = func() (ovlabel.Member, error) { return identify(guard) }
 	return m.run(ctx, progress)
@@ -89,6 +91,7 @@ type merge struct {
 	before   block.Device                   // the base, to look at
 	open     func() (block.Device, error)   // the base, to write to
 	identify func() (ovlabel.Member, error) // the base, when all is done
+	pace     snap.Pace
 }
 
 func (m *merge) run(ctx context.Context, progress func(left, total int)) (err error) {
@@ -112,7 +115,7 @@ func (m *merge) run(ctx context.Context, progress func(left, total int)) (err er
 	if err := origin.StartMerge(store, m.label.Size); err != nil {
 		return err
 	}
-	if err := moveAll(ctx, origin, store, progress); err != nil {
+	if err := m.moveAll(ctx, origin, store, progress); err != nil {
 		return err
 	}
 	if m.label.Members[0], err = m.identify(); err != nil {
@@ -134,7 +137,7 @@ func (m *merge) mark(s ovlabel.State) error {
 }
 
 // moveAll moves the chunks, in snap's crash-safe steps.
-func moveAll(ctx context.Context, origin *snap.Origin, store *snap.Store, progress func(left, total int)) error {
+func (m *merge) moveAll(ctx context.Context, origin *snap.Origin, store *snap.Store, progress func(left, total int)) error {
 	total := store.Count()
 	tell := func(left int) {
 		if progress != nil {
@@ -142,14 +145,17 @@ func moveAll(ctx context.Context, origin *snap.Origin, store *snap.Store, progre
 		}
 	}
 	tell(total)
-	for left := total; left > 0; tell(left) {
-		if err := ctx.Err(); err != nil {
+	origin.LimitMergeStep(m.pace.Step())
+	for left, copied := total, 0; left > 0; tell(left) {
+		if err := m.pace.Wait(ctx, int64(copied)*store.ChunkBytes()); err != nil {
 			return err
 		}
+		before := left
 		var err error
 		if left, err = origin.MergeStep(); err != nil {
 			return err
 		}
+		copied = before - left
 	}
 	if err := origin.FinishMerge(); err != nil {
 		return err

@@ -118,7 +118,7 @@ func TestTwoOverlays(t *testing.T) {
 		t.Errorf("discard of what is in use: %v", err)
 	}
 	must(t, open[0].Close())
-	if err := Merge(t.Context(), p.at("a"), nil); !errs.Is(err, errs.Busy) || !strings.Contains(err.Error(), "base") {
+	if err := Merge(t.Context(), p.at("a"), 0, nil); !errs.Is(err, errs.Busy) || !strings.Contains(err.Error(), "base") {
 		t.Errorf("merge into a base that another overlay uses: %v", err)
 	}
 	must(t, open[1].Close())
@@ -198,7 +198,7 @@ func TestBaseChanged(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), c.say) || !strings.Contains(err.Error(), p.at("base")) {
 				t.Errorf("%v, want %q", err, c.say)
 			}
-			if err := Merge(t.Context(), p.at("a"), nil); err == nil {
+			if err := Merge(t.Context(), p.at("a"), 0, nil); err == nil {
 				t.Error("it was merged")
 			}
 			p.state("a", c.state)
@@ -266,7 +266,7 @@ func TestMergeFiles(t *testing.T) {
 	}
 	full := disk()
 	var told []int
-	must(t, Merge(t.Context(), p.at("a"), func(left, total int) { told = append(told, left) }))
+	must(t, Merge(t.Context(), p.at("a"), 0, func(left, total int) { told = append(told, left) }))
 	if len(told) < 2 || told[0] == 0 || told[len(told)-1] != 0 {
 		t.Errorf("progress %v", told)
 	}
@@ -280,7 +280,7 @@ func TestMergeFiles(t *testing.T) {
 	p.state("a", OK)
 	p.state("b", Changed)
 	want = p.write("a", 1, "again")
-	must(t, Merge(t.Context(), p.at("a"), nil))
+	must(t, Merge(t.Context(), p.at("a"), 0, nil))
 	if got, err := os.ReadFile(p.at("base")); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("the second merge: %v", err)
 	}
@@ -293,7 +293,7 @@ func TestMergeInterrupted(t *testing.T) {
 	p.create("a")
 	want := p.write("a", 5000, strings.Repeat("mine", 50000))
 	ctx, cancel := context.WithCancel(t.Context())
-	err := Merge(ctx, p.at("a"), func(left, total int) { cancel() })
+	err := Merge(ctx, p.at("a"), 0, func(left, total int) { cancel() })
 	if !errors.Is(err, context.Canceled) {
 		t.Fatalf("merge: %v", err)
 	}
@@ -305,7 +305,7 @@ func TestMergeInterrupted(t *testing.T) {
 	if err := Rebase(p.at("a"), p.at("base")); !errs.Is(err, errs.Conflict) {
 		t.Errorf("rebase: %v", err)
 	}
-	must(t, Merge(t.Context(), p.at("a"), nil))
+	must(t, Merge(t.Context(), p.at("a"), 0, nil))
 	if got, err := os.ReadFile(p.at("base")); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("merged: %v", err)
 	}
@@ -448,7 +448,7 @@ func TestDiskAsBase(t *testing.T) {
 	must(t, err)
 	p.refused2("a", errs.Busy, "")
 	must(t, owner.Close())
-	must(t, Merge(t.Context(), p.at("b"), nil))
+	must(t, Merge(t.Context(), p.at("b"), 0, nil))
 	if got, err := os.ReadFile(disk); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("merged into a disk: %v", err)
 	}
@@ -477,7 +477,7 @@ func TestQcow2AsBase(t *testing.T) {
 	if got := p.write("a", 101<<10, "mine"); !bytes.Equal(got, p.content) {
 		t.Error("the overlay does not show the image with what was written")
 	}
-	if err := Merge(t.Context(), p.at("a"), nil); !errs.Is(err, errs.Unsupported) {
+	if err := Merge(t.Context(), p.at("a"), 0, nil); !errs.Is(err, errs.Unsupported) {
 		t.Errorf("merge into qcow2: %v", err)
 	}
 	// The file below the image is part of the base.

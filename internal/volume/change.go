@@ -145,8 +145,8 @@ func (g *Group) RemovePV(key string) (*Change, error) {
 }
 
 // ChangeTags adds tags to an LV and then removes others, as lvchange does. A tag
-// that is there already, or not, is none to complain of. One of those that give
-// a snapshot a Growth takes the place of its kind.
+// that is there already, or not, is none to complain of. One of cowl's own
+// takes the place of its kind.
 func (g *Group) ChangeTags(name string, add, remove []string) (*Change, error) {
 	lv, err := g.FindLV(name)
 	if err != nil {
@@ -170,6 +170,9 @@ func (g *Group) ChangeTags(name string, add, remove []string) (*Change, error) {
 // checkNewTag checks a tag that a person gives an LV.
 func checkNewTag(tag string) error {
 	if err := CheckTag(tag); err != nil {
+		return err
+	}
+	if _, _, err := parseMergeRate(tag); err != nil {
 		return err
 	}
 	return CheckGrowthTag(tag)

@@ -73,9 +73,9 @@ const (
 // OnFullTag returns the tag that gives a snapshot a policy.
 func OnFullTag(p OnFull) string { return tagOnFull + string(p) }
 
-// replaces reports whether a tag says what another one says, of Growth's.
+// replaces reports whether a tag says what another one says, of cowl's.
 func replaces(tag, old string) bool {
-	for _, prefix := range []string{tagOnFull, tagThreshold, tagPercent} {
+	for _, prefix := range []string{tagOnFull, tagThreshold, tagPercent, tagMergeRate} {
 		if strings.HasPrefix(tag, prefix) {
 			return strings.HasPrefix(old, prefix)
 		}

@@ -95,7 +95,7 @@ func TestGrowExtents(t *testing.T) {
 			t.Errorf("%s may grow by itself", name)
 		}
 	}
-	g = must(t)(g.StartMerge("s"))
+	g = must(t)(g.StartMerge(MergeSpec{Name: "s"}))
 	if _, err := g.GrowExtents(GrowSpec{Name: "s"}); !errs.Is(err, errs.Conflict) {
 		t.Errorf("a merging snapshot: %v", err)
 	}

@@ -204,7 +204,7 @@ func (m *model) snapshot(t *rapid.T) {
 func (m *model) startMerge(t *rapid.T) {
 	name := m.pick(t)
 	before := fmt.Sprintf("%+v", describe(m.g))
-	c, err := m.g.StartMerge(name)
+	c, err := m.g.StartMerge(MergeSpec{Name: name})
 	if may := m.origin[name] != "" && m.merge[m.origin[name]] == ""; may != (err == nil) {
 		t.Fatalf("merge of %s: %v", name, err)
 	}

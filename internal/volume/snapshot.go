@@ -140,8 +140,13 @@ func (g *Group) defaultCow(spec SnapshotSpec, limit, least Extents, c *Change) E
 }
 
 // StartMerge marks a snapshot as being merged into its origin, as lvconvert
-// --merge does. The merge itself is the engine's, and FinishMerge its end.
-func (g *Group) StartMerge(name string) (*Change, error) {
+// --merge does. The merge itself is the engine's, and FinishMerge its end. Of
+// one that is merging it changes the rate, if there is one in the spec.
+func (g *Group) StartMerge(spec MergeSpec) (*Change, error) {
+	name := spec.Name
+	if spec.Rate != nil && *spec.Rate < 0 {
+		return nil, errs.E(errs.Usage, "A merge cannot copy %d bytes a second.", *spec.Rate)
+	}
 	cow, err := g.FindLV(name)
 	if err != nil {
 		return nil, err
@@ -150,6 +155,10 @@ func (g *Group) StartMerge(name string) (*Change, error) {
 	switch {
 	case !ok:
 		return nil, errs.E(errs.Usage, "Logical volume \"%s/%s\" is not a snapshot.", g.Name, name)
+	case s.Segment.Merging && spec.Rate != nil:
+		next := g.Clone()
+		next.LV(name).setMergeRate(*spec.Rate)
+		return &Change{Group: next, LVs: []string{name}}, nil
 	case s.Segment.Merging:
 		return nil, errs.E(errs.Conflict, "Snapshot %s/%s is already merging.", g.Name, name)
 	}
@@ -165,6 +174,9 @@ func (g *Group) StartMerge(name string) (*Change, error) {
 	holder := next.LV(s.Holder.Name)
 	holder.Status = slices.DeleteFunc(holder.Status, func(w string) bool { return w == StatusVisible })
 	holder.Segments[0].Merging = true
+	if spec.Rate != nil {
+		next.LV(name).setMergeRate(*spec.Rate)
+	}
 	next.sortVisible()
 	return &Change{Group: next, LVs: []string{name}}, nil
 }

@@ -205,14 +205,14 @@ func TestMerge(t *testing.T) {
 		g = snapshot(t, g, "base", n, extents(2))
 	}
 	g = must(t)(g.CreateLV(LVSpec{Name: "other", Size: extents(1)}, testStamp()))
-	_, err := g.StartMerge("other")
+	_, err := g.StartMerge(MergeSpec{Name: "other"})
 	wantErr(t, err, errs.Usage, `Logical volume "vg/other" is not a snapshot.`)
-	_, err = g.StartMerge("nosuch")
+	_, err = g.StartMerge(MergeSpec{Name: "nosuch"})
 	wantErr(t, err, errs.NotFound, `Failed to find logical volume "vg/nosuch"`)
 	_, err = g.FinishMerge("s1")
 	wantErr(t, err, errs.Conflict, `Logical volume "vg/s1" is not being merged.`)
 
-	g = must(t)(g.StartMerge("s1"))
+	g = must(t)(g.StartMerge(MergeSpec{Name: "s1"}))
 	if got := names(g); got != "base s2 s3 other s1 snapshot0 snapshot1 snapshot2" {
 		t.Errorf("the order is %s", got)
 	}
@@ -223,9 +223,9 @@ func TestMerge(t *testing.T) {
 	if s, ok := g.MergingInto(g.LV("base")); !ok || s.Cow.Name != "s1" {
 		t.Errorf("merging into base: %+v %v", s, ok)
 	}
-	_, err = g.StartMerge("s1")
+	_, err = g.StartMerge(MergeSpec{Name: "s1"})
 	wantErr(t, err, errs.Conflict, "Snapshot vg/s1 is already merging.")
-	_, err = g.StartMerge("s2")
+	_, err = g.StartMerge(MergeSpec{Name: "s2"})
 	wantErr(t, err, errs.Conflict, "Cannot merge snapshot vg/s2 into the origin vg/base with merging snapshot vg/s1.")
 	_, err = g.CreateSnapshot(SnapshotSpec{Origin: "base", Size: extents(2)}, testStamp())
 	wantErr(t, err, errs.Conflict, "Snapshots of an origin that has a merging snapshot are not supported.")
@@ -245,5 +245,5 @@ func TestMerge(t *testing.T) {
 	if got := names(g); got != "base s2 s3 other snapshot1 snapshot2" {
 		t.Errorf("the order is %s", got)
 	}
-	g = must(t)(g.StartMerge("s2"))
+	g = must(t)(g.StartMerge(MergeSpec{Name: "s2"}))
 }

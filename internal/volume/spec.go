@@ -89,6 +89,15 @@ type SnapshotSpec struct {
 	Advised *AdvisedCow
 }
 
+// MergeSpec asks for a snapshot to be merged into its origin.
+type MergeSpec struct {
+	Name string
+	// Rate bounds how fast it is copied back, in bytes a second; 0 does not.
+	// Nil leaves it to the snapshot's tags. A merge that has begun takes a new
+	// one.
+	Rate *int64
+}
+
 // AdvisedCow is a size with its reason.
 type AdvisedCow struct {
 	Bytes int64

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"cowl/internal/manager"
+	"cowl/internal/volume"
 )
 
 // A host that goes down while a snapshot is being merged may come up with the
@@ -53,7 +54,7 @@ func mergeSome(t *testing.T, p *program, images []string) {
 	_, err = g.Activate(ctx)
 	check(t, err)
 	before := cow(t, g)
-	_, err = g.Merge(ctx, "snap")
+	_, err = g.Merge(ctx, volume.MergeSpec{Name: "snap"})
 	check(t, err)
 	after := before
 	for after == before {

@@ -17,6 +17,9 @@ func ownFields() []*field {
 		{Name: "time_to_full", Heading: "FullIn", Width: 6, Kind: report.Number,
 			Help: "Of an active snapshot, when it will be full if it goes on as it did; in seconds with --nosuffix.",
 			Get:  onLV(undefined, timeToFull)},
+		{Name: "merge_rate", Heading: "MergeRate", Width: 9, Kind: report.Size,
+			Help: "How much of a snapshot is merged a second at most; empty if there is no bound.",
+			Get:  onLV(undefined, mergeRate)},
 	}
 }
 
@@ -33,6 +36,13 @@ func timeToFull(r Row) report.Value {
 	default:
 		return report.Num(d.Seconds(), FullInText(d))
 	}
+}
+
+func mergeRate(r Row) report.Value {
+	if rate := r.LV.MergeRate(); rate > 0 {
+		return r.size(rate)
+	}
+	return undefined
 }
 
 // FullInText shows when a store will be full.
