@@ -51,11 +51,13 @@ type Report struct {
 	Checksums    string   `json:"checksums"`
 	VolumeBytes  int64    `json:"volume_bytes"`
 	ReadBytes    int64    `json:"read_bytes"` // from the volume; holes are not read
+	DataBytes    int64    `json:"data_bytes"` // of the image, what is not zero
 	ImageBytes   int64    `json:"image_bytes"`
 	StoredBytes  int64    `json:"stored_bytes"` // what the image takes on disk
 	SHA256       string   `json:"sha256"`
 	Verified     bool     `json:"verified"`
-	Files        int64    `json:"files,omitempty"` // entries of a tar image
+	Instant      string   `json:"instant,omitempty"` // as Instant.ID
+	Files        int64    `json:"files,omitempty"`   // entries of a tar image
 	Seconds      float64  `json:"seconds"`
 	Rate         float64  `json:"bytes_per_second"`      // ImageBytes over Seconds
 	SnapshotFill *float64 `json:"snapshot_fill_percent"` // highest; null if there is no store
@@ -90,15 +92,43 @@ type job struct {
 //
 // Cancelling ctx ends it early, and still removes the snapshot and the files.
 func Run(ctx context.Context, g manager.Group, o Options) (*Report, error) {
-	started := time.Now()
 	j := &job{g: g, o: o}
-	if err := j.prepare(ctx, started); err != nil {
-		return nil, err
+	return alone(ctx, &set[*Report]{g: g, members: []member[*Report]{j}, common: o.common()})
+}
+
+// RunAll backs several volumes up as they were at one instant, each into an
+// image of its own. One that fails does not take the others with it: the
+// report has those that succeeded, and the error says of each other why.
+func RunAll(ctx context.Context, g manager.Group, lvs []string, o Options) (*SetReport[*Report], error) {
+	s := &set[*Report]{g: g, common: o.common()}
+	for _, lv := range lvs {
+		o.LV = lv
+		s.members = append(s.members, &job{g: g, o: o})
 	}
-	if o.DryRun {
-		return j.report, nil
-	}
-	left, err := j.read(ctx)
+	return s.run(ctx)
+}
+
+func (o *Options) common() common {
+	return common{target: o.Dir, size: o.SnapshotSize, dryRun: o.DryRun, Reporter: o.Reporter}
+}
+
+// source implements member.
+func (j *job) source() *source { return j.src }
+
+// wants implements member. An image of files may have to be mounted, and its
+// journal replayed into the snapshot.
+func (j *job) wants() (readOnly bool) { return !j.mayMount }
+
+// plan implements member.
+func (j *job) plan() *Report { return j.report }
+
+// abandon implements member.
+func (j *job) abandon() { j.out.abandon() }
+
+// run implements member.
+func (j *job) run(ctx context.Context, m moment) (r *Report, left, err error) {
+	started := time.Now()
+	left, err = j.read(ctx, m)
 	if err == nil {
 		err = j.prove(ctx)
 	}
@@ -110,11 +140,11 @@ func Run(ctx context.Context, g manager.Group, o Options) (*Report, error) {
 		if ctx.Err() != nil {
 			err = fmt.Errorf("backup of %s/%s %w (%v): no image is kept", j.src.vg.Name, j.src.lv.Name, ErrInterrupted, context.Cause(ctx))
 		}
-		return nil, errors.Join(err, left)
+		return nil, left, err
 	}
-	j.report.Seconds = time.Since(started).Seconds()
+	j.report.Seconds = (m.took + time.Since(started)).Seconds()
 	j.report.Rate = float64(j.report.ImageBytes) / max(j.report.Seconds, 1e-9)
-	return j.report, left
+	return j.report, left, nil
 }
 
 // prepare does what can fail before there is a snapshot.
@@ -180,13 +210,12 @@ func (j *job) note(text string) {
 
 // read fills the partial image from the snapshot, which lives no longer than
 // that takes. left is why our snapshot could not be removed.
-func (j *job) read(ctx context.Context) (left, err error) {
+func (j *job) read(ctx context.Context, m moment) (left, err error) {
 	defer func() { left = j.src.release(ctx) }()
-	notes, err := j.src.take(ctx, j.o.SnapshotSize, !j.mayMount)
-	if err != nil {
-		return nil, err
+	j.report.Notes = append(j.report.Notes, m.notes...)
+	if m.instant != nil {
+		j.report.Instant, j.m.Instant = m.instant.ID, m.instant
 	}
-	j.report.Notes = append(j.report.Notes, notes...)
 	if err := j.describeSnapshot(ctx); err != nil {
 		return nil, err
 	}
@@ -247,7 +276,8 @@ func (j *job) fill(ctx context.Context, dev block.Device) (digest, error) {
 	}
 	to := &fileSink{w: j.out.f}
 	d, read, err := copyDevice(ctx, dev, dev.Size(), to, j.o.phase(Reading, dev.Size()))
-	j.report.ReadBytes, j.m.Image.DataBytes = read, to.data.Load()
+	j.report.ReadBytes, j.report.DataBytes = read, to.data.Load()
+	j.m.Image.DataBytes = j.report.DataBytes
 	return d, err
 }
 

@@ -55,7 +55,8 @@ func (j *job) fillTar(ctx context.Context, dev block.Device) (digest, error) {
 		err = j.out.f.Truncate(w.off) // blocks of zeroes at the end were left out
 	}
 	j.report.Files, j.report.ReadBytes = stats.Entries, w.off
-	j.m.Image.Bytes, j.m.Image.DataBytes = w.off, to.data.Load()
+	j.report.DataBytes = to.data.Load()
+	j.m.Image.Bytes, j.m.Image.DataBytes = w.off, j.report.DataBytes
 	return d, err
 }
 

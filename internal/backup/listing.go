@@ -19,6 +19,7 @@ type Listed struct {
 	LVUUID   string    `json:"lv_uuid"`
 	Time     time.Time `json:"time"` // the instant that it shows
 	Finished time.Time `json:"finished"`
+	Instant  string    `json:"instant,omitempty"` // as Instant.ID
 	Bytes    int64     `json:"bytes"`
 	Stored   int64     `json:"stored_bytes"` // what the image takes on disk
 	// Fault is why the manifest cannot be used, "" if it can.
@@ -78,6 +79,9 @@ func listImage(path string) (*Listed, error) {
 	l.Format, l.Bytes = m.Image.Format, m.Image.Bytes
 	l.VG, l.LV, l.VGUUID, l.LVUUID = m.Source.VG, m.Source.LV, m.Source.VGUUID, m.Source.LVUUID
 	l.Time, l.Finished = m.Snapshot.Time, m.Finished
+	if m.Instant != nil {
+		l.Instant = m.Instant.ID
+	}
 	return l, nil
 }
 

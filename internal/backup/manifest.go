@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"time"
 
+	"cowl/internal/backup/repo"
 	"cowl/internal/errs"
 )
 
@@ -32,12 +33,15 @@ const maxManifest = 64 << 20
 // "checksum", holds the SHA-256 of every byte before the comma that precedes
 // it, so that a manifest vouches for itself also without its .sha256 file.
 type Manifest struct {
-	Format   string    `json:"format"`
-	Version  int       `json:"version"`
-	Tool     string    `json:"tool"`
-	Image    Image     `json:"image"`
-	Source   Source    `json:"source"`
-	Snapshot Snapshot  `json:"snapshot"`
+	Format   string   `json:"format"`
+	Version  int      `json:"version"`
+	Tool     string   `json:"tool"`
+	Image    Image    `json:"image"`
+	Source   Source   `json:"source"`
+	Snapshot Snapshot `json:"snapshot"`
+	// Instant is what the backup shares with those of other volumes, nil of a
+	// snapshot that nobody knows to belong to one.
+	Instant  *Instant  `json:"instant,omitempty"`
 	Started  time.Time `json:"started"`
 	Finished time.Time `json:"finished"` // when the last byte was read
 }
@@ -74,6 +78,9 @@ type Snapshot struct {
 	// Own is set when the backup made the snapshot and removed it again.
 	Own bool `json:"own"`
 }
+
+// Instant ties together the backups of volumes that show one moment.
+type Instant = repo.Instant
 
 // zeroRange stands in Image.Ranges for a range without data.
 const zeroRange = "zero"

@@ -18,6 +18,8 @@ const (
 type Reporter struct {
 	// Progress says how far a phase is. total is 0 while it is not known.
 	Progress func(phase Phase, done, total int64)
+	// Begin says that the n-th of several volumes, counted from 0, is next.
+	Begin func(volume string, n, of int)
 	// Note is for people: one sentence, as soon as it is known.
 	Note func(text string)
 }

@@ -37,6 +37,7 @@ type source struct {
 	made     bool          // it exists
 	readOnly bool
 	owner    string // the tag that makes the snapshot ours
+	instant  string // of a snapshot that is not ours, "" if not known
 }
 
 // findSource looks the volume up. One that is a snapshot is read as it is, of
@@ -60,7 +61,7 @@ func findSource(ctx context.Context, g manager.Group, name string) (*source, *ma
 	case isSnapshot && snap.Segment.Merging, merging:
 		return nil, nil, errs.WithHint(errs.E(errs.Conflict, "%s/%s is being merged", st.Group.Name, name), "Wait until lvs shows that the merge is done.")
 	case isSnapshot:
-		s.snapshot, s.readOnly = name, lv.ReadOnly()
+		s.snapshot, s.readOnly, s.instant = name, lv.ReadOnly(), instantOf(lv)
 	default:
 		s.snapshot, s.own, s.owner = snapshotName(st.Group, name, time.Now()), true, newOwner()
 	}
@@ -103,24 +104,6 @@ func hostname() string {
 		}
 		return -1
 	}, host)
-}
-
-// take makes the snapshot, if it is ours to make. Also after an error release
-// has to be called: a request that was cancelled may have been carried out.
-func (s *source) take(ctx context.Context, size volume.Size, readOnly bool) (notes []string, err error) {
-	if !s.own {
-		return nil, nil
-	}
-	s.readOnly, s.made = readOnly, true
-	spec := volume.SnapshotSpec{Origin: s.lv.Name, Name: s.snapshot, Size: size, ReadOnly: readOnly, Tags: []string{Tag, s.owner}}
-	r, err := s.g.CreateSnapshots(ctx, []volume.SnapshotSpec{spec})
-	if errs.Is(err, errs.NoSpace) {
-		err = errs.WithHint(err, "Add a physical volume with vgextend, or ask for a smaller snapshot with -L.")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("snapshot of %s/%s: %w", s.vg.Name, s.lv.Name, err)
-	}
-	return r.Notes, nil
 }
 
 // release removes our snapshot, also when ctx was cancelled. What cannot be

@@ -32,7 +32,8 @@ type RepositoryReport struct {
 	Snapshot     string `json:"snapshot"`
 	SnapshotKept bool   `json:"snapshot_kept"`
 	Repository   string `json:"repository"`
-	Backup       string `json:"backup"` // its ID
+	Backup       string `json:"backup"`            // its ID
+	Instant      string `json:"instant,omitempty"` // as repo.Instant.ID
 	VolumeBytes  int64  `json:"volume_bytes"`
 	repo.Stats
 	// Verified: every blob was read back, or confirmed by the store.
@@ -58,29 +59,54 @@ type storing struct {
 // proved, or there is none; a report beside an error means that all that
 // failed was removing our own snapshot.
 func RunRepository(ctx context.Context, g manager.Group, o RepositoryOptions) (*RepositoryReport, error) {
+	return alone(ctx, repositorySet(g, []string{o.LV}, o))
+}
+
+// RunRepositoryAll is RunAll into a repository.
+func RunRepositoryAll(ctx context.Context, g manager.Group, lvs []string, o RepositoryOptions) (*SetReport[*RepositoryReport], error) {
+	return repositorySet(g, lvs, o).run(ctx)
+}
+
+// repositorySet makes the set of backups of volumes, which share a lock.
+func repositorySet(g manager.Group, lvs []string, o RepositoryOptions) *set[*RepositoryReport] {
+	s := &set[*RepositoryReport]{g: g, common: common{
+		target: o.Repo.Name(), size: o.SnapshotSize, dryRun: o.DryRun, Reporter: o.Reporter,
+	}}
+	for _, lv := range lvs {
+		o.LV = lv
+		s.members = append(s.members, &storing{g: g, o: o})
+	}
+	s.lock = func(ctx context.Context, purpose string) (context.Context, *repo.Lock, error) {
+		return o.Repo.Lock(ctx, repo.Shared, purpose, "")
+	}
+	return s
+}
+
+// source implements member.
+func (s *storing) source() *source { return s.src }
+
+// wants implements member.
+func (s *storing) wants() (readOnly bool) { return true }
+
+// plan implements member.
+func (s *storing) plan() *RepositoryReport { return s.report }
+
+// abandon implements member: what was stored so far is used by the next.
+func (s *storing) abandon() {}
+
+// run implements member.
+func (s *storing) run(ctx context.Context, m moment) (r *RepositoryReport, left, err error) {
 	started := time.Now()
-	s := &storing{g: g, o: o}
-	if err := s.prepare(ctx, started); err != nil {
-		return nil, err
-	}
-	if o.DryRun {
-		return s.report, nil
-	}
-	locked, lock, err := o.Repo.Lock(ctx, repo.Shared, "backup of "+s.src.vg.Name+"/"+s.src.lv.Name, "")
-	if err != nil {
-		return nil, err
-	}
-	left, err := s.run(locked, lock)
-	left = errors.Join(left, lock.Release(ctx))
+	left, err = s.read(ctx, m)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = fmt.Errorf("backup of %s/%s %w (%v): what was stored so far is used by the next one", s.src.vg.Name, s.src.lv.Name, ErrInterrupted, context.Cause(ctx))
 		}
-		return nil, errors.Join(err, left)
+		return nil, left, err
 	}
-	s.report.Seconds = time.Since(started).Seconds()
+	s.report.Seconds = (m.took + time.Since(started)).Seconds()
 	s.report.Rate = float64(s.report.VolumeBytes) / max(s.report.Seconds, 1e-9)
-	return s.report, left
+	return s.report, left, nil
 }
 
 // prepare does what can fail before there is a snapshot.
@@ -117,19 +143,18 @@ func (s *storing) note(format string, args ...any) {
 	s.o.note(text)
 }
 
-// run stores the snapshot. left is why our own could not be removed.
-func (s *storing) run(ctx context.Context, lock *repo.Lock) (left, err error) {
+// read stores the snapshot. left is why our own could not be removed.
+func (s *storing) read(ctx context.Context, m moment) (left, err error) {
 	defer func() { left = s.src.release(ctx) }()
-	notes, err := s.src.take(ctx, s.o.SnapshotSize, true)
-	if err != nil {
-		return nil, err
+	s.report.Notes = append(s.report.Notes, m.notes...)
+	if s.rec.Instant = m.instant; m.instant != nil {
+		s.report.Instant = m.instant.ID
 	}
-	s.report.Notes = append(s.report.Notes, notes...)
 	dev, err := s.g.Open(ctx, s.src.snapshot, true)
 	if err != nil {
 		return nil, err
 	}
-	err = s.store(ctx, dev, lock)
+	err = s.store(ctx, dev, m.lock)
 	return nil, errors.Join(err, dev.Close())
 }
 

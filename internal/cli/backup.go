@@ -18,26 +18,28 @@ import (
 
 // backupFlags are the options of cowl backup.
 type backupFlags struct {
-	to      string
-	format  option[backup.Format]
-	size    option[int64]
-	extents option[volume.Size]
-	json    bool
-	access  accessFlags
+	to     string
+	format option[backup.Format]
+	room   roomFlags
+	json   bool
+	access accessFlags
 }
 
 func newBackup(a *app) *cobra.Command {
 	o := backupFlags{
-		format:  option[backup.Format]{value: backup.Raw, kind: "raw|tar", parse: oneOf(map[string]backup.Format{"raw": backup.Raw, "tar": backup.Tar})},
-		size:    sizeOption('m'),
-		extents: option[volume.Size]{kind: "Number[%VG|FREE|ORIGIN]", parse: volume.ParseExtents},
+		format: option[backup.Format]{value: backup.Raw, kind: "raw|tar", parse: oneOf(map[string]backup.Format{"raw": backup.Raw, "tar": backup.Tar})},
+		room:   newRoom(),
 	}
 	cmd := &cobra.Command{
-		Use: "backup VG/LV --to TARGET [OPTION]...", Short: "Back up a volume in use, from a snapshot", GroupID: groupOwn,
+		Use: "backup VG/LV...|VG --to TARGET [OPTION]...", Short: "Back up volumes in use, from snapshots", GroupID: groupOwn,
 		Long: `Back up a volume while it is in use. cowl takes a snapshot of it, writes an
 image of that into the target, removes the snapshot, reads the image back and
 compares it with what was read from the volume. A volume that is a snapshot
 itself is backed up as it is, and stays.
+
+Several volumes of a group, or all of them, are backed up as they were at one
+instant: their snapshots are taken together. Each has a backup of its own in the
+target, and all of these one instant's ID. If one fails, the others are kept.
 
 The target is a directory of plain files, or a repository (repo:DIR, see cowl
 repo), which keeps images deduplicated, compressed and encrypted.
@@ -57,45 +59,38 @@ devices, extended attributes, ACLs, holes.
 
 The snapshot has room for what changes on the volume meanwhile. If it overflows,
 the backup fails; -L gives it more. Without -L it takes up to half of the
-group's free space, and no more than can ever be of use.`,
+group's free space, which several share, and no more than can ever be of use.`,
 		Example: `  cowl backup server1/root --to /backups
+  cowl backup server1/db server1/log --to /backups
+  cowl backup server1 --to repo:/backups/cowl
   cowl backup server1/root --to /backups -L 2G --json
   cowl backup server1/home --to /backups --format tar
   cowl backup server1/root --to repo:/backups/cowl
   cowl backup server1/rootsnapshot --to /backups`,
-		Args: exactly(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, a, args[0]) },
+		Args: atLeast(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, a, args) },
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.StringVar(&o.to, "to", "", "a directory for plain files, or a repository: the `target`")
 	flagOf(f, &o.format, "format", "", "what a plain file is (raw)")
-	flagOf(f, &o.size, "size", "L", "room for the snapshot")
-	flagOf(f, &o.extents, "extents", "l", "room for the snapshot, in extents")
+	o.room.add(f, "the snapshot, of each volume")
 	o.access.add(f)
 	f.BoolVar(&o.json, "json", false, "print one JSON object instead of a summary")
 	return cmd
 }
 
-func (o *backupFlags) run(cmd *cobra.Command, a *app, arg string) error {
-	name, err := a.lvArg(arg)
-	switch {
-	case err != nil:
-		return usageError(cmd, err)
-	case o.to == "":
+func (o *backupFlags) run(cmd *cobra.Command, a *app, args []string) error {
+	if o.to == "" {
 		return usage(cmd, "No target: name it with --to.")
-	case o.size.given && o.extents.given:
-		return usage(cmd, "Please specify only one of --size and --extents.")
 	}
-	if err := notZero(o.size.given, o.size.value == 0, "size"); err != nil {
-		return usageError(cmd, err)
+	size, err := o.room.value(cmd)
+	if err != nil {
+		return err
 	}
-	if err := notZero(o.extents.given, o.extents.value.IsZero(), "extents"); err != nil {
-		return usageError(cmd, err)
-	}
-	size := o.extents.value
-	if o.size.given {
-		size = volume.Size{Bytes: o.size.value}
+	from, err := a.backupSources(cmd, args)
+	if err != nil {
+		return err
 	}
 	t, id, err := targets.Parse(o.to)
 	switch {
@@ -106,80 +101,112 @@ func (o *backupFlags) run(cmd *cobra.Command, a *app, arg string) error {
 	case t.IsRepository() && o.format.given:
 		return usage(cmd, "--format is of plain files; a repository keeps images.")
 	case t.IsRepository():
-		return o.runRepository(cmd, a, name, t, size)
+		return o.runRepository(cmd, a, from, t, size)
 	}
-	return a.withGroup(cmd.Context(), name.VG, func(g manager.Group, _ *manager.Status) error {
+	return a.withGroup(cmd.Context(), from.group, func(g manager.Group, st *manager.Status) error {
+		lvs, err := a.members(from, st)
+		if err != nil {
+			return err
+		}
 		p := a.newProgress()
-		r, err := backup.Run(cmd.Context(), g, backup.Options{
-			LV: name.LV, Dir: o.to, Format: o.format.value, SnapshotSize: size, Tool: program(), DryRun: a.test, Reporter: p.reporter(),
+		r, err := backup.RunAll(cmd.Context(), g, lvs, backup.Options{
+			Dir: o.to, Format: o.format.value, SnapshotSize: size, Tool: program(), DryRun: a.test, Reporter: p.reporter(),
 		})
 		p.end()
-		return errors.Join(err, o.say(a, name, r))
+		return errors.Join(err, sayBackup(o, a, from, t, r))
 	})
+}
+
+// backupSources reads what is to be backed up: a volume, which may be without
+// its group if that is in the environment, several of one group, or a group.
+func (a *app) backupSources(cmd *cobra.Command, args []string) (target, error) {
+	if len(args) == 1 && a.Getenv("LVM_VG_NAME") != "" {
+		name, err := a.lvArg(args[0])
+		return target{group: name.VG, names: []string{name.LV}}, usageError(cmd, err)
+	}
+	return a.oneGroup(cmd, args)
 }
 
 // runRepository backs up into a repository.
-func (o *backupFlags) runRepository(cmd *cobra.Command, a *app, name lvName, t targets.Target, size volume.Size) error {
+func (o *backupFlags) runRepository(cmd *cobra.Command, a *app, from target, t targets.Target, size volume.Size) error {
 	ctx := cmd.Context()
 	return a.withRepo(ctx, t, o.access, false, func(store *repo.Repo) error {
-		return a.withGroup(ctx, name.VG, func(g manager.Group, _ *manager.Status) error {
+		return a.withGroup(ctx, from.group, func(g manager.Group, st *manager.Status) error {
+			lvs, err := a.members(from, st)
+			if err != nil {
+				return err
+			}
 			p := a.newProgress()
-			r, err := backup.RunRepository(ctx, g, backup.RepositoryOptions{
-				LV: name.LV, Repo: store, SnapshotSize: size, Tool: program(), DryRun: a.test, Reporter: p.reporter(),
+			r, err := backup.RunRepositoryAll(ctx, g, lvs, backup.RepositoryOptions{
+				Repo: store, SnapshotSize: size, Tool: program(), DryRun: a.test, Reporter: p.reporter(),
 			})
 			p.end()
-			return errors.Join(err, o.sayStored(a, name, t, r))
+			return errors.Join(err, sayBackup(o, a, from, t, r))
 		})
 	})
 }
 
-// sayStored prints what a backup into a repository did, if it got so far.
-func (o *backupFlags) sayStored(a *app, name lvName, t targets.Target, r *backup.RepositoryReport) error {
+// sayBackup prints what a backup did, if it got so far.
+func sayBackup[R backup.Reported](o *backupFlags, a *app, from target, t targets.Target, r *backup.SetReport[R]) error {
+	single := len(from.names) == 1
 	switch {
 	case r == nil:
 		return nil
+	case o.json && single && len(r.Backups) == 1:
+		return a.sayJSON(r.Backups[0])
 	case o.json:
 		return a.sayJSON(r)
 	case a.test:
-		a.say("Would back up %s to %s.", name, t)
+		for _, b := range r.Backups {
+			place := b.Place()
+			if t.IsRepository() {
+				place = t.String()
+			}
+			a.say("Would back up %s to %s.", b.Volume(), place)
+		}
 		return nil
 	}
-	a.say("Backed up %s to %s::%s.", name, t, short(r.Backup))
-	parts := []string{sizeText(r.Read) + " read", sizeText(r.Changed) + " changed", sizeText(r.Written) + " stored", "verified", took(r.Seconds, r.Rate)}
-	if r.SnapshotFill != nil {
-		parts = append(parts, fmt.Sprintf("snapshot at most %.2f%% full", *r.SnapshotFill))
+	for _, b := range r.Backups {
+		a.say("Backed up %s to %s.", b.Volume(), shortPlace(t, b.Place()))
+		seconds, rate := b.Took()
+		a.say("%s.", strings.Join(summary(b.Sizes(), b.Counted(), seconds, rate), ", "))
 	}
-	a.say("%s.", strings.Join(parts, ", "))
+	if single {
+		return nil
+	}
+	parts := summary(r.Totals, 0, r.Seconds, r.Rate)
+	if r.Instant != "" {
+		parts = append(parts, "one instant, "+r.Instant)
+	}
+	a.say("%d of %d volumes backed up: %s.", len(r.Backups), len(r.Volumes), strings.Join(parts, ", "))
 	return nil
 }
 
-// say prints what a backup did, if it got so far.
-func (o *backupFlags) say(a *app, name lvName, r *backup.Report) error {
-	switch {
-	case r == nil:
-		return nil
-	case o.json:
-		return a.sayJSON(r)
-	case a.test:
-		a.say("Would back up %s to %s.", name, r.Image)
-		return nil
+// shortPlace is where a backup is, as it can be named.
+func shortPlace(t targets.Target, place string) string {
+	if t.IsRepository() {
+		return t.String() + "::" + short(place)
 	}
-	a.say("Backed up %s to %s.", name, r.Image)
-	a.say("%s", summary(r))
-	return nil
+	return place
 }
 
-// summary is the one line at the end of a backup.
-func summary(r *backup.Report) string {
-	parts := []string{sizeText(r.ReadBytes) + " read", sizeText(r.StoredBytes) + " stored", "verified"}
-	if r.Files > 0 {
-		parts[0] = fmt.Sprintf("%d files", r.Files)
+// summary is the one line at the end of a backup, in parts.
+func summary(t backup.Totals, files int64, seconds, rate float64) []string {
+	parts := []string{sizeText(t.ReadBytes) + " read"}
+	if files > 0 {
+		parts[0] = fmt.Sprintf("%d files", files)
+	} else {
+		parts = append(parts, sizeText(t.ChangedBytes)+" changed")
 	}
-	parts = append(parts, took(r.Seconds, r.Rate))
-	if r.SnapshotFill != nil {
-		parts = append(parts, fmt.Sprintf("snapshot at most %.2f%% full", *r.SnapshotFill))
+	parts = append(parts, sizeText(t.StoredBytes)+" stored", "verified")
+	if t.StoredBytes > 0 && t.ChangedBytes > 0 {
+		parts = append(parts, fmt.Sprintf("ratio %.2f", float64(t.ChangedBytes)/float64(t.StoredBytes)))
 	}
-	return strings.Join(parts, ", ") + "."
+	parts = append(parts, took(seconds, rate))
+	if t.SnapshotFill != nil {
+		parts = append(parts, fmt.Sprintf("snapshot at most %.2f%% full", *t.SnapshotFill))
+	}
+	return parts
 }
 
 // sizeText is a size within a sentence.

@@ -45,6 +45,7 @@ var calls = map[string]call{
 	"lvremove":      {"lvremove nosuch/lv", "lvremove vg/lv"},
 	"serve":         {"serve nosuch", "serve --nofiles vg nosuch"},
 	"version":       {"", "version"},
+	"snapshot":      {"snapshot nosuch/lv", "snapshot vg -L 4M"},
 	"backup":        {"backup nosuch/lv --to backups", "backup vg/lv --to backups"},
 	"verify":        {"verify nosuch", "verify disk.img"},
 	"restore":       {"restore nosuch vg/lv", "restore disk.img vg/lv"},

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"fmt"
 	"sync"
 	"time"
 
@@ -30,6 +31,7 @@ type progress struct {
 	mu    sync.Mutex
 	phase backup.Phase
 	bar   *mpb.Bar
+	title string // of several volumes, which one it is
 }
 
 // newProgress begins; end has to follow, before the verb says anything itself.
@@ -43,7 +45,7 @@ func (a *app) newProgress() *progress {
 
 // reporter is how package backup reaches the bars.
 func (p *progress) reporter() backup.Reporter {
-	r := backup.Reporter{Note: p.note}
+	r := backup.Reporter{Note: p.note, Begin: p.begin}
 	if p.bars != nil {
 		r.Progress = p.update
 	}
@@ -59,12 +61,26 @@ func (p *progress) absolute(phase backup.Phase) func(done, total int64) {
 	return func(done, total int64) { p.update(phase, done, total) }
 }
 
+// begin says which of several volumes is next.
+func (p *progress) begin(volume string, n, of int) {
+	if p.bars == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.endBar()
+	p.phase, p.title = "", ""
+	if of > 1 {
+		p.title = fmt.Sprintf("%d/%d %s: ", n+1, of, volume)
+	}
+}
+
 func (p *progress) update(phase backup.Phase, done, total int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if phase != p.phase {
 		p.endBar()
-		p.phase, p.bar = phase, p.newBar(phaseNames[phase], total)
+		p.phase, p.bar = phase, p.newBar(p.title+phaseNames[phase], total)
 	}
 	p.bar.SetCurrent(done)
 }

@@ -8,5 +8,7 @@ var verbs = []func(*app) *cobra.Command{
 	newPVCreate, newPVs, newPVDisplay, newPVScan, newPVRemove,
 	newVGCreate, newVGExtend, newVGReduce, newVGChange, newVGs, newVGDisplay, newVGRemove,
 	newLVCreate, newLVExtend, newLVChange, newLVConvert, newLVs, newLVDisplay, newLVRemove,
-	newServe, newOverlay, newAdvise, newMap, newBackup, newList, newVerify, newRestore, newForget, newRepo, newLs, newCat, newTar, newDemo, newVersion,
+	newServe, newOverlay, newAdvise, newMap,
+	newSnapshot, newBackup, newList, newVerify, newRestore, newForget, newRepo,
+	newLs, newCat, newTar, newDemo, newVersion,
 }

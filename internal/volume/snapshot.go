@@ -118,9 +118,12 @@ func (g *Group) cowExtents(spec SnapshotSpec, origin Extents, maps []pvMap, c *C
 
 // defaultCow chooses a store's size where none was given (LVM2 refuses): the
 // one that is advised; else one that cannot overflow; but at most half of the
-// free space.
+// free space, or its part of that.
 func (g *Group) defaultCow(spec SnapshotSpec, limit, least Extents, c *Change) Extents {
-	half := max(g.Free()/2, least)
+	half, share := max(g.Free()/Extents(max(spec.FreePart, 2)), least), "half of what is free"
+	if spec.FreePart > 2 {
+		share = "its part of half of what is free"
+	}
 	size := func(n Extents) string { return LongSize(g.ExtentBytes(n)) }
 	if a := spec.Advised; a != nil {
 		want := min(max(g.ExtentsFor(a.Bytes), least), limit)
@@ -128,15 +131,35 @@ func (g *Group) defaultCow(spec SnapshotSpec, limit, least Extents, c *Change) E
 			c.note("No size given: %s of COW space with chunks of %s, %s.", size(want), LongSize(spec.ChunkSize.Bytes()), a.Why)
 			return want
 		}
-		c.note("No size given: %s of COW space, half of what is free; %s %s.", size(half), size(want), a.Why)
+		c.note("No size given: %s of COW space, %s; %s %s.", size(half), share, size(want), a.Why)
 		return half
 	}
 	if limit <= half {
 		c.note("No size given: %s of COW space, which cannot overflow.", size(limit))
 		return limit
 	}
-	c.note("No size given: %s of COW space, half of what is free.", size(half))
+	c.note("No size given: %s of COW space, %s.", size(half), share)
 	return half
+}
+
+// ShareFree makes snapshots that are taken together and have no size share what
+// a single one would get: half of the free space. Otherwise the first would take
+// half of it, the second half of the rest, and the last next to nothing.
+func ShareFree(specs []SnapshotSpec) {
+	n := 0
+	for _, s := range specs {
+		if s.Size.IsZero() {
+			n++
+		}
+	}
+	// Of F free extents each gets F/2n. Before the i-th, F*(2n-i)/2n are left.
+	i := 0
+	for at := range specs {
+		if specs[at].Size.IsZero() {
+			specs[at].FreePart = 2*n - i
+			i++
+		}
+	}
 }
 
 // StartMerge marks a snapshot as being merged into its origin, as lvconvert

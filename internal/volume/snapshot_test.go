@@ -78,6 +78,30 @@ func TestSnapshotSizes(t *testing.T) {
 
 // CowMax must hold an exception for every chunk and the area that terminates
 // them, and be no larger.
+// Snapshots that are taken together share what one would get, alike.
+func TestShareFree(t *testing.T) {
+	specs := []SnapshotSpec{{}, {Size: Size{Bytes: 1}}, {}, {}}
+	ShareFree(specs)
+	free := Extents(600)
+	for i, s := range specs {
+		if !s.Size.IsZero() {
+			if s.FreePart != 0 {
+				t.Errorf("one with a size takes part: %+v", s)
+			}
+			continue
+		}
+		got := free / Extents(s.FreePart)
+		if got != 100 {
+			t.Errorf("the %d. gets %d of 600 extents", i+1, got)
+		}
+		free -= got
+	}
+	one := []SnapshotSpec{{}}
+	if ShareFree(one); one[0].FreePart != 2 {
+		t.Errorf("a single one gets one %d-th", one[0].FreePart)
+	}
+}
+
 func TestCowMax(t *testing.T) {
 	for _, chunk := range []Sectors{8, 16, 1024} {
 		cs := chunk.Bytes()

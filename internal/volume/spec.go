@@ -87,6 +87,9 @@ type SnapshotSpec struct {
 	// Advised is the COW store that is thought to be enough, for where no size
 	// is given; nil if nobody knows better than the default.
 	Advised *AdvisedCow
+	// FreePart bounds what is taken where no size is given: one FreePart-th of
+	// the free space, 0 for a half. See ShareFree.
+	FreePart int
 }
 
 // MergeSpec asks for a snapshot to be merged into its origin.

@@ -35,7 +35,8 @@ type Backup struct {
 	Host         string    `json:"host"`
 	User         string    `json:"user"`
 	Bytes        int64     `json:"bytes"`
-	Base         string    `json:"base,omitempty"` // "" if everything was read
+	Instant      string    `json:"instant,omitempty"` // as Instant.ID
+	Base         string    `json:"base,omitempty"`    // "" if everything was read
 	Read         int64     `json:"read_bytes"`
 	Stored       int64     `json:"stored_bytes"` // by the time the manifest was written
 	Pinned       bool      `json:"pinned,omitempty"`
@@ -51,6 +52,7 @@ const (
 	tagVGUUID   = tagPrefix + "vg-uuid"
 	tagLVUUID   = tagPrefix + "lv-uuid"
 	tagSnapshot = tagPrefix + "snapshot-uuid"
+	tagInstant  = tagPrefix + "instant"
 	tagBase     = tagPrefix + "base"
 	tagRead     = tagPrefix + "read"
 	tagStored   = tagPrefix + "stored"
@@ -159,6 +161,9 @@ func (r *Repo) commit(ctx context.Context, w kopia.RepositoryWriter, rec *Record
 		},
 	}
 	man.Stats.TotalFileSize, man.Stats.TotalFileCount, man.Stats.TotalDirectoryCount = built.Summary.TotalFileSize, int32(built.Summary.TotalFileCount), 1
+	if rec.Instant != nil {
+		man.Tags[tagInstant] = rec.Instant.ID
+	}
 	if rec.Base != nil {
 		man.Tags[tagBase] = rec.Base.Backup
 	}
@@ -187,7 +192,7 @@ func describe(m *snapshot.Manifest) *Backup {
 	b := &Backup{
 		ID: string(m.ID), VG: m.Tags[tagVG], LV: m.Tags[tagLV], VGUUID: m.Tags[tagVGUUID], LVUUID: m.Tags[tagLVUUID],
 		SnapshotUUID: m.Tags[tagSnapshot], Time: m.StartTime.ToTime().UTC(), Finished: m.EndTime.ToTime().UTC(),
-		Host: m.Source.Host, User: m.Source.UserName, Base: m.Tags[tagBase], Pinned: len(m.Pins) > 0, root: m,
+		Host: m.Source.Host, User: m.Source.UserName, Instant: m.Tags[tagInstant], Base: m.Tags[tagBase], Pinned: len(m.Pins) > 0, root: m,
 	}
 	b.Read, _ = strconv.ParseInt(m.Tags[tagRead], 10, 64)
 	b.Stored, _ = strconv.ParseInt(m.Tags[tagStored], 10, 64)

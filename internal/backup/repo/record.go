@@ -26,6 +26,9 @@ type Record struct {
 	Source   Origin    `json:"source"`
 	Snapshot Snapshot  `json:"snapshot"`
 	Image    ImageInfo `json:"image"`
+	// Instant is what the backup shares with those of other volumes, nil of a
+	// snapshot that nobody knows to belong to one.
+	Instant *Instant `json:"instant,omitempty"`
 	// Base is the backup that this one was made from, nil if everything was
 	// read.
 	Base     *Base     `json:"base,omitempty"`
@@ -52,6 +55,13 @@ type Snapshot struct {
 	Time   time.Time `json:"time"`
 	Own    bool      `json:"own"`  // made by the backup
 	Kept   bool      `json:"kept"` // to know by it what the next backup has to read
+}
+
+// Instant ties together the backups of volumes that show one moment: no write
+// to any of them lies between.
+type Instant struct {
+	ID      string   `json:"id"`      // 16 hexadecimal digits
+	Volumes []string `json:"volumes"` // of the group, all whose backups were begun
 }
 
 // ImageInfo is how the image is stored.

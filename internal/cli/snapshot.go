@@ -1,0 +1,221 @@
+package cli
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"cowl/internal/backup"
+	"cowl/internal/errs"
+	"cowl/internal/manager"
+	"cowl/internal/volume"
+)
+
+// roomFlags say how much room a snapshot gets.
+type roomFlags struct {
+	size    option[int64]
+	extents option[volume.Size]
+}
+
+func newRoom() roomFlags {
+	return roomFlags{size: sizeOption('m'), extents: option[volume.Size]{kind: "Number[%VG|FREE|ORIGIN]", parse: volume.ParseExtents}}
+}
+
+func (o *roomFlags) add(f *pflag.FlagSet, whose string) {
+	flagOf(f, &o.size, "size", "L", "room for "+whose)
+	flagOf(f, &o.extents, "extents", "l", "room for "+whose+", in extents")
+}
+
+// value returns the size, the zero Size where none was given.
+func (o *roomFlags) value(cmd *cobra.Command) (volume.Size, error) {
+	if o.size.given && o.extents.given {
+		return volume.Size{}, usage(cmd, "Please specify only one of --size and --extents.")
+	}
+	if err := notZero(o.size.given, o.size.value == 0, "size"); err != nil {
+		return volume.Size{}, usageError(cmd, err)
+	}
+	if err := notZero(o.extents.given, o.extents.value.IsZero(), "extents"); err != nil {
+		return volume.Size{}, usageError(cmd, err)
+	}
+	if o.size.given {
+		return volume.Size{Bytes: o.size.value}, nil
+	}
+	return o.extents.value, nil
+}
+
+// snapshotVerb is one run of cowl snapshot.
+type snapshotVerb struct {
+	*app
+	name       textOption
+	room       roomFlags
+	chunk      option[volume.Sectors]
+	permission yesNo
+	tags       tagsOption
+	json       bool
+}
+
+// defaultSnapshotName is how snapshots are called.
+const defaultSnapshotName = "{lv}.{time}"
+
+func newSnapshot(a *app) *cobra.Command {
+	c := &snapshotVerb{
+		app: a, name: newText("PATTERN"), room: newRoom(), permission: newPermission(),
+		chunk: option[volume.Sectors]{kind: "Size[k|UNIT]", parse: volume.ParseChunkSize},
+	}
+	cmd := &cobra.Command{
+		Use: "snapshot VG/LV...|VG [OPTION]...", Short: "Take snapshots of several volumes at one instant", GroupID: groupOwn,
+		Long: `Take snapshots of volumes of a group, or of all of them, at one instant: no write
+to any of them lies between. Writers wait for that moment, and for no longer.
+All of the snapshots are made, or none.
+
+Each is named by the pattern, in which {lv} is the volume, {vg} the group and
+{time} the time as 20060102T150405Z, UTC. They get a tag "cowl.instant=ID", by
+which cowl backup knows later that they belong together.
+
+Sizes are as in lvcreate -s, and of each snapshot. Without one, the snapshots
+share what a single one would take. A whole group leaves out snapshots and what
+cowl cannot activate.`,
+		Example: `  cowl snapshot vg/root vg/home
+  cowl snapshot vg
+  cowl snapshot vg/db vg/log -n '{lv}-before' -L 2G -p r`,
+		Args: atLeast(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd, args) },
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	flagOf(f, &c.name, "name", "n", "what they are called ("+defaultSnapshotName+")")
+	c.room.add(f, "each snapshot")
+	flagOf(f, &c.chunk, "chunksize", "c", "how much a snapshot copies at a time, 4k to 512k (default 4k)")
+	flagOf(f, &c.permission, "permission", "p", "writeable or read-only")
+	f.Var(&c.tags, "addtag", "add a tag")
+	f.BoolVar(&c.json, "json", false, "print one JSON object instead of lines")
+	return cmd
+}
+
+// snapshotsTaken is what --json prints.
+type snapshotsTaken struct {
+	VG        string          `json:"vg"`
+	Instant   string          `json:"instant"`
+	Snapshots []snapshotTaken `json:"snapshots"`
+	Notes     []string        `json:"notes,omitempty"`
+}
+
+type snapshotTaken struct {
+	Origin string `json:"origin"`
+	LV     string `json:"lv"`
+}
+
+func (c *snapshotVerb) run(cmd *cobra.Command, args []string) error {
+	size, err := c.room.value(cmd)
+	if err != nil {
+		return err
+	}
+	t, err := c.oneGroup(cmd, args)
+	if err != nil {
+		return err
+	}
+	c.testMode()
+	return c.withGroup(cmd.Context(), t.group, func(g manager.Group, st *manager.Status) error {
+		origins, err := c.members(t, st)
+		if err != nil {
+			return err
+		}
+		out := snapshotsTaken{VG: t.group, Instant: backup.NewInstant()}
+		names, err := c.names(cmd, st.Group, origins)
+		if err != nil {
+			return err
+		}
+		var specs []volume.SnapshotSpec
+		for i, origin := range origins {
+			specs = append(specs, volume.SnapshotSpec{
+				Origin: origin, Name: names[i], Size: size, ChunkSize: c.chunk.value, ReadOnly: c.permission.value,
+				Tags: append([]string{backup.InstantTag + out.Instant}, c.tags...),
+			})
+			out.Snapshots = append(out.Snapshots, snapshotTaken{origin, names[i]})
+		}
+		volume.ShareFree(specs)
+		r, err := g.CreateSnapshots(cmd.Context(), specs)
+		if err != nil {
+			return err
+		}
+		if out.Notes = r.Notes; c.json {
+			return c.sayJSON(out)
+		}
+		c.tell(r.Notes)
+		for _, s := range out.Snapshots {
+			c.say("Logical volume %q created.", s.LV)
+		}
+		if len(out.Snapshots) > 1 {
+			c.say("%d snapshots of %s show one instant, %s.", len(out.Snapshots), t.group, out.Instant)
+		}
+		return nil
+	})
+}
+
+// names makes the snapshots' names. A name with the time in it that is taken
+// gets a number behind it, as in a second run within the second.
+func (c *snapshotVerb) names(cmd *cobra.Command, vg *volume.Group, origins []string) ([]string, error) {
+	pattern := defaultSnapshotName
+	if c.name.given {
+		pattern = c.name.value
+	}
+	now := c.Now().UTC().Format("20060102T150405Z")
+	for n := 1; ; n++ {
+		suffix := ""
+		if n > 1 {
+			suffix = "_" + strconv.Itoa(n)
+		}
+		var names []string
+		seen, taken := map[string]bool{}, false
+		for _, lv := range origins {
+			name := strings.NewReplacer("{lv}", lv, "{vg}", vg.Name, "{time}", now).Replace(pattern) + suffix
+			if seen[name] {
+				return nil, usage(cmd, "--name %s gives two snapshots one name: it needs {lv}.", pattern)
+			}
+			seen[name] = true
+			taken = taken || vg.LV(name) != nil
+			names = append(names, name)
+		}
+		if !taken || !strings.Contains(pattern, "{time}") {
+			return names, nil
+		}
+	}
+}
+
+// oneGroup reads arguments that name volumes of one group, or a group.
+func (a *app) oneGroup(cmd *cobra.Command, args []string) (target, error) {
+	ts, err := a.targets(cmd.Context(), args)
+	switch {
+	case err != nil:
+		return target{}, usageError(cmd, err)
+	case len(ts) == 0:
+		return target{}, errs.E(errs.NotFound, "Nothing has the tag %s.", strings.Join(args, " "))
+	case len(ts) > 1:
+		return target{}, errs.WithHint(errs.E(errs.Usage, "%s and %s are two groups, and one instant is of one group.", ts[0].group, ts[1].group),
+			"Run the command for each of them.")
+	}
+	return ts[0], nil
+}
+
+// members names the volumes that the target means, of a group all that can be
+// backed up.
+func (a *app) members(t target, st *manager.Status) ([]string, error) {
+	if t.names != nil {
+		for _, name := range t.names {
+			if _, err := st.Group.FindLV(name); err != nil {
+				return nil, err
+			}
+		}
+		return t.names, nil
+	}
+	names, skipped := backup.WholeGroup(st)
+	for _, text := range skipped {
+		a.warn("%s", text)
+	}
+	if len(names) == 0 {
+		return nil, errs.E(errs.NotFound, "There is no volume in volume group %q.", t.group)
+	}
+	return names, nil
+}
