@@ -15,22 +15,28 @@ type lvchange struct {
 	cmd        *cobra.Command
 	activate   yesNo
 	permission yesNo
+	add, del   tagsOption
+	full       onFullFlags
 }
 
 func newLVChange(a *app) *cobra.Command {
-	c := &lvchange{app: a, activate: newActivation(), permission: newPermission()}
+	c := &lvchange{app: a, activate: newActivation(), permission: newPermission(), full: newOnFull()}
 	c.cmd = &cobra.Command{
-		Use: "lvchange [OPTION]... VG|VG/LV|@TAG...", Short: "Activate or deactivate volumes, change their permission", GroupID: groupLVM,
+		Use: "lvchange [OPTION]... VG|VG/LV|@TAG...", Short: "Activate or deactivate volumes, change their permission and tags", GroupID: groupLVM,
 		Long: `Change logical volumes.
 
 Activation makes volumes available as NBD exports and files; the first one of
 a group starts the daemon that owns the group, and the last one to go ends it.
-An origin and its snapshots are active together.`,
+An origin and its snapshots are active together.
+
+` + onFullHelp,
 		Example: `  cowl lvchange -ay vg/data
   cowl lvchange -an vg/data
-  cowl lvchange -p r vg/data`,
+  cowl lvchange -p r vg/data
+  cowl lvchange --addtag db --deltag old vg/data
+  cowl lvchange --onfull hold --hold 2h vg/snap`,
 		Args: func(cmd *cobra.Command, args []string) error {
-			if !c.activate.given && !c.permission.given || len(args) == 0 {
+			if !c.activate.given && !c.changes() || len(args) == 0 {
 				return noSyntax(cmd)
 			}
 			return nil
@@ -40,12 +46,20 @@ An origin and its snapshots are active together.`,
 	f := c.cmd.Flags()
 	flagOf(f, &c.activate, "activate", "a", "make the volumes available, or take them away")
 	flagOf(f, &c.permission, "permission", "p", "make the volumes writeable or read-only")
+	f.Var(&c.add, "addtag", "add a tag")
+	f.Var(&c.del, "deltag", "remove a tag")
+	c.full.add(f)
 	return c.cmd
 }
 
+// changes reports whether metadata is to be changed.
+func (c *lvchange) changes() bool {
+	return c.permission.given || len(c.add)+len(c.del) > 0 || c.full.given()
+}
+
 func (c *lvchange) run(args []string) error {
-	if c.permission.given {
-		if err := c.eachTarget(c.cmd, args, c.setPermission); err != nil {
+	if c.changes() {
+		if err := c.eachTarget(c.cmd, args, c.change); err != nil {
 			return err
 		}
 	}
@@ -68,19 +82,39 @@ func (c *lvchange) run(args []string) error {
 	})
 }
 
-func (c *lvchange) setPermission(t target, g manager.Group, s *manager.Status) error {
+// change alters the metadata of a target's volumes.
+func (c *lvchange) change(t target, g manager.Group, s *manager.Status) error {
 	names, failed := c.volumes(t, s)
 	for _, name := range names {
-		r, err := g.SetReadOnly(c.cmd.Context(), name, c.permission.value)
-		if err != nil {
+		if err := c.changeOne(name, g, s); err != nil {
 			c.complain(err)
 			failed = errSilent
 			continue
 		}
-		c.tell(r.Notes)
 		c.say("Logical volume %s changed.", fullName(t.group, name))
 	}
 	return failed
+}
+
+func (c *lvchange) changeOne(name string, g manager.Group, s *manager.Status) error {
+	if c.full.given() && !s.Group.IsCow(s.Group.LV(name)) {
+		return errs.E(errs.Usage, "Logical volume %s is not a snapshot.", fullName(s.Group.Name, name))
+	}
+	if c.permission.given {
+		r, err := g.SetReadOnly(c.cmd.Context(), name, c.permission.value)
+		if err != nil {
+			return err
+		}
+		c.tell(r.Notes)
+	}
+	if add := c.full.tags(c.add); len(add)+len(c.del) > 0 {
+		r, err := g.ChangeTags(c.cmd.Context(), name, add, c.del)
+		if err != nil {
+			return err
+		}
+		c.tell(r.Notes)
+	}
+	return nil
 }
 
 // deactivate takes volumes away. A snapshot takes its family along, which is

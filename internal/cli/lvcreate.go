@@ -25,6 +25,7 @@ type lvcreate struct {
 	activate   yesNo
 	zero, wipe yesNo
 	tags       tagsOption
+	full       onFullFlags
 }
 
 func newLVCreate(a *app) *cobra.Command {
@@ -34,6 +35,7 @@ func newLVCreate(a *app) *cobra.Command {
 		chunk:      option[volume.Sectors]{kind: "Size[k|UNIT]", parse: volume.ParseChunkSize},
 		kind:       option[bool]{kind: "linear|snapshot", parse: oneOf(map[string]bool{"linear": false, "striped": false, "snapshot": true})},
 		contiguous: newYesNo(), permission: newPermission(), activate: newActivation(), zero: newYesNo(), wipe: newYesNo(),
+		full: newOnFull(),
 	}
 	c.cmd = &cobra.Command{
 		Use: `lvcreate -L SIZE|-l EXTENTS [OPTION]... VG [PV[:RANGE]]...
@@ -73,6 +75,7 @@ with it. The first 4 KiB of a volume are zeroed.`,
 	flagOf(f, &c.permission, "permission", "p", "writeable or read-only")
 	flagOf(f, &c.activate, "activate", "a", "activate it, or leave it inactive")
 	f.Var(&c.tags, "addtag", "add a tag")
+	c.full.add(f)
 	flagOf(f, &c.contiguous, "contiguous", "C", "take adjacent extents only")
 	flagOf(f, &c.kind, "type", "", "linear or snapshot")
 	flagOf(f, &c.zero, "zero", "Z", "accepted: the beginning is always zeroed")
@@ -94,6 +97,8 @@ func (c *lvcreate) checkArgs(cmd *cobra.Command, args []string) error {
 		return noSyntax(cmd)
 	case c.chunk.given && !c.snapshot:
 		return usage(cmd, "-c is only available with snapshots.")
+	case c.full.given() && !c.snapshot:
+		return usage(cmd, "--onfull and --hold are only available with snapshots.")
 	}
 	return nil
 }
@@ -179,7 +184,7 @@ func (c *lvcreate) create(g manager.Group, where lvName, pvs []volume.PVRange) (
 	if c.snapshot {
 		return g.CreateSnapshots(c.cmd.Context(), []volume.SnapshotSpec{{
 			Origin: where.LV, Name: c.name.value, Size: size, ChunkSize: c.chunk.value,
-			PVs: pvs, ReadOnly: c.permission.value, Tags: c.tags,
+			PVs: pvs, ReadOnly: c.permission.value, Tags: c.full.tags(c.tags),
 		}})
 	}
 	return g.CreateLV(c.cmd.Context(), volume.LVSpec{

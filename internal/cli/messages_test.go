@@ -185,6 +185,8 @@ lvchange -p x vg/root
 lvchange -ay -an vg/root
 lvchange -an vg/nosuch
 lvchange vg/root
+lvchange --addtag a@b vg/root
+lvchange --deltag x vg/nosuch
 = lvchange -p r vg/root
 lvchange -p r vg/root
 vgchange -an nosuch

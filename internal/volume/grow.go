@@ -68,14 +68,18 @@ const (
 	tagOnFull    = "cowl.on_full="
 	tagThreshold = "cowl.autoextend_threshold="
 	tagPercent   = "cowl.autoextend_percent="
+	tagHold      = "cowl.hold="
 )
 
 // OnFullTag returns the tag that gives a snapshot a policy.
 func OnFullTag(p OnFull) string { return tagOnFull + string(p) }
 
+// HoldTag returns the tag that says how long a snapshot lets writes wait.
+func HoldTag(d time.Duration) string { return tagHold + d.String() }
+
 // replaces reports whether a tag says what another one says, of cowl's.
 func replaces(tag, old string) bool {
-	for _, prefix := range []string{tagOnFull, tagThreshold, tagPercent, tagMergeRate} {
+	for _, prefix := range []string{tagOnFull, tagThreshold, tagPercent, tagHold, tagMergeRate} {
 		if strings.HasPrefix(tag, prefix) {
 			return strings.HasPrefix(old, prefix)
 		}
@@ -110,6 +114,8 @@ func (g Growth) apply(tag string) (Growth, error) {
 		g.Threshold, err = ParseThreshold(text)
 	} else if text, ok := strings.CutPrefix(tag, tagPercent); ok {
 		g.Percent, err = ParseGrowPercent(text)
+	} else if text, ok := strings.CutPrefix(tag, tagHold); ok {
+		g.Hold, err = ParseHold(text)
 	}
 	return g, err
 }
@@ -130,6 +136,18 @@ func ParseGrowPercent(text string) (int, error) {
 		return 0, errs.E(errs.Usage, "%q is no percentage by which snapshots are extended: use 1 to 1000.", text)
 	}
 	return n, nil
+}
+
+// MaxHold is the longest time that a write may be made to wait for space.
+const MaxHold = 30 * 24 * time.Hour
+
+// ParseHold reads how long a write may wait for space: 1s to 720h.
+func ParseHold(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil || d < time.Second || d > MaxHold {
+		return 0, errs.E(errs.Usage, "%q is no time for which writes may wait: use a number with a unit such as 90s, 10m or 2h, at most 720h.", text)
+	}
+	return d, nil
 }
 
 // GrowSpec asks for more space for a snapshot's COW store, as much as its

@@ -17,16 +17,17 @@ func TestGrowthOfTags(t *testing.T) {
 	}{
 		{"", defaults},
 		{"db cowl.on_full=hold", Growth{70, 20, OnFullHold, time.Minute}},
+		{"cowl.hold=1h30m", Growth{70, 20, OnFullInvalidate, 90 * time.Minute}},
 		{"cowl.autoextend_threshold=100 cowl.autoextend_percent=5", Growth{100, 5, OnFullInvalidate, time.Minute}},
 		// lvm2 takes any tag: one that makes no sense must not disable the snapshot's protection.
-		{"cowl.on_full=never cowl.autoextend_threshold=49 cowl.autoextend_percent=0 cowl.autoextend_threshold=x cowl.other=1", defaults},
+		{"cowl.on_full=never cowl.autoextend_threshold=49 cowl.autoextend_percent=0 cowl.autoextend_threshold=x cowl.hold=-1s cowl.hold=9999999h cowl.other=1", defaults},
 	} {
 		lv := &LV{Tags: strings.Fields(c.tags)}
 		if got := lv.GrowthOf(defaults); got != c.want {
 			t.Errorf("%q: %+v, want %+v", c.tags, got, c.want)
 		}
 	}
-	for _, tag := range []string{"cowl.on_full=", "cowl.on_full=never", "cowl.autoextend_threshold=49", "cowl.autoextend_threshold=101", "cowl.autoextend_percent=0", "cowl.autoextend_percent=1001"} {
+	for _, tag := range []string{"cowl.on_full=", "cowl.on_full=never", "cowl.autoextend_threshold=49", "cowl.autoextend_threshold=101", "cowl.autoextend_percent=0", "cowl.autoextend_percent=1001", "cowl.hold=", "cowl.hold=5", "cowl.hold=1ms", "cowl.hold=721h"} {
 		if err := CheckGrowthTag(tag); !errs.Is(err, errs.Usage) {
 			t.Errorf("%s: %v", tag, err)
 		}
