@@ -8,6 +8,7 @@
 //	go run ./bench -only cowl,nbdkit    servers whose name begins so
 //	go run ./bench -jobs rr32,fwf32     the acts that these jobs are in
 //	go run ./bench -pauses              what requests notice of a snapshot's creation
+//	go run ./bench -merge               merges, beside merging one exception at a time
 package main
 
 import (
@@ -51,6 +52,7 @@ type bench struct {
 	jobs    []string // names; nil is all
 	counted bool     // count device operations as well
 	pauses  bool     // measure snapshots' creation instead
+	merges  bool     // measure merges instead
 	results results
 }
 
@@ -77,6 +79,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&b.cowl, "cowl", "", "measure this program instead of building one")
 	where := flag.String("dir", os.TempDir(), "keep files below this directory; it should be on a disk, with room for 12 volumes")
 	flag.BoolVar(&b.pauses, "pauses", false, "measure how long I/O pauses while snapshots are created, and nothing else")
+	flag.BoolVar(&b.merges, "merge", false, "measure merges beside merging one exception at a time, and nothing else")
 	flag.BoolVar(&b.counted, "counts", true, "count cowl's device operations, if strace is installed")
 	flag.Parse()
 
@@ -96,7 +99,7 @@ func run(ctx context.Context) error {
 	if *jobs != "" {
 		b.jobs = strings.Split(*jobs, ",")
 	}
-	if _, err := exec.LookPath("fio"); err != nil {
+	if _, err := exec.LookPath("fio"); err != nil && !b.merges {
 		return fmt.Errorf("fio is needed: %w", err)
 	}
 	var err error
@@ -104,7 +107,8 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer os.RemoveAll(b.dir)
-	if b.cowl == "" {
+	if b.merges { // by the engine itself, in this process
+	} else if b.cowl == "" {
 		if err := b.build(); err != nil {
 			return err
 		}
@@ -145,6 +149,9 @@ func (b *bench) measure() error {
 	b.results = b.newResults()
 	if b.pauses {
 		return b.measurePauses()
+	}
+	if b.merges {
+		return b.measureMerges()
 	}
 	for round := range b.rounds {
 		servers := b.available()

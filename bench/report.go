@@ -20,6 +20,7 @@ type results struct {
 	Ratios                []measuredRatio
 	Counts                []counts
 	Pauses                []pauses
+	Merges                []merges
 }
 
 // samples are one server's rounds of one job, in order.
@@ -66,6 +67,7 @@ func (r *results) print(to io.Writer) {
 	}
 	fmt.Fprintf(to, "\nload average before %s, after %s\n", r.LoadBefore, r.LoadAfter)
 	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
+	r.printMerges(to)
 	if r.printPauses(to); len(r.Measured) == 0 {
 		return
 	}
