@@ -3,6 +3,7 @@ package archive
 import (
 	"context"
 	"errors"
+	"iter"
 	"os"
 	"strings"
 	"time"
@@ -81,36 +82,43 @@ func (f *dirFile) Open() (Content, error) {
 	if err != nil {
 		return Content{}, err
 	}
-	data, err := dataSpans(file, &f.st)
-	if err != nil {
-		return Content{}, errors.Join(err, file.Close())
+	c := Content{ReaderAt: file, Close: file.Close}
+	if f.st.Blocks*512 >= f.st.Size {
+		return c, nil
 	}
-	return Content{file, data, file.Close}, nil
+	c.Data = dataSpans(file, f.st.Size)
+	for s, err := range c.Data {
+		if err != nil {
+			return Content{}, errors.Join(err, file.Close())
+		}
+		if s == (Span{0, f.st.Size}) {
+			c.Data = nil // few blocks for its size (compressed, inline), but no hole
+		}
+		break
+	}
+	return c, nil
 }
 
-// dataSpans returns where a file has data; nil for one without holes.
-func dataSpans(f *os.File, st *unix.Stat_t) ([]Span, error) {
-	if st.Blocks*512 >= st.Size {
-		return nil, nil
-	}
-	spans := []Span{}
-	for at := int64(0); at < st.Size; {
-		start, err := f.Seek(at, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) {
-			break // a hole to the end
+// dataSpans yields where a file has data.
+func dataSpans(f *os.File, size int64) iter.Seq2[Span, error] {
+	return func(yield func(Span, error) bool) {
+		for at := int64(0); at < size; {
+			start, err := f.Seek(at, unix.SEEK_DATA)
+			if errors.Is(err, unix.ENXIO) {
+				return // a hole to the end
+			}
+			if err == nil {
+				at, err = f.Seek(start, unix.SEEK_HOLE)
+			}
+			if err != nil {
+				yield(Span{}, err)
+				return
+			}
+			if !yield(Span{start, min(at, size) - start}, nil) {
+				return
+			}
 		}
-		if err != nil {
-			return nil, err
-		}
-		if at, err = f.Seek(start, unix.SEEK_HOLE); err != nil {
-			return nil, err
-		}
-		spans = append(spans, Span{start, min(at, st.Size) - start})
 	}
-	if len(spans) == 1 && spans[0] == (Span{0, st.Size}) {
-		return nil, nil // few blocks for its size (compressed, inline), but no hole
-	}
-	return spans, nil
 }
 
 // Xattrs implements File. Those of a symlink are its own.

@@ -2,6 +2,7 @@ package archive
 
 import (
 	"context"
+	"iter"
 
 	"cowl/internal/format/ext4"
 	"cowl/internal/fsread"
@@ -77,25 +78,37 @@ func (f *fsFile) Open() (Content, error) {
 	if err != nil {
 		return Content{}, err
 	}
-	c := Content{ReaderAt: file}
-	holes := false
 	for e, err := range file.Extents(0, file.Size()) {
-		switch {
-		case err != nil:
-			return c, err
-		case e.Kind != fsread.Data:
-			holes = true
-		case len(c.Data) > 0 && c.Data[len(c.Data)-1].Off+c.Data[len(c.Data)-1].Len == e.Off:
-			c.Data[len(c.Data)-1].Len += e.Len
-		default:
-			c.Data = append(c.Data, Span{e.Off, e.Len})
+		if err != nil {
+			return Content{}, err
+		}
+		if e.Kind != fsread.Data {
+			return Content{ReaderAt: file, Data: dataOf(file)}, nil
 		}
 	}
-	switch {
-	case !holes:
-		c.Data = nil
-	case c.Data == nil:
-		c.Data = []Span{} // a hole from beginning to end
+	return Content{ReaderAt: file}, nil
+}
+
+// dataOf yields where a file has data, neighbours joined.
+func dataOf(file *fsread.File) iter.Seq2[Span, error] {
+	return func(yield func(Span, error) bool) {
+		var last Span
+		for e, err := range file.Extents(0, file.Size()) {
+			switch {
+			case err != nil:
+				yield(Span{}, err)
+				return
+			case e.Kind != fsread.Data:
+			case last.Len > 0 && last.Off+last.Len == e.Off:
+				last.Len += e.Len
+			case last.Len > 0 && !yield(last, nil):
+				return
+			default:
+				last = Span{e.Off, e.Len}
+			}
+		}
+		if last.Len > 0 {
+			yield(last, nil)
+		}
 	}
-	return c, nil
 }

@@ -1,10 +1,10 @@
 package archive
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,6 +34,7 @@ type entry struct {
 	link   string // a symlink's target, or the entry that a hard link repeats
 	kind   byte
 	xattrs []Xattr
+	sparse sparseSize // of a file with holes
 }
 
 // paxWriter writes archives in POSIX pax format with GNU's 1.0 form of sparse
@@ -73,38 +74,53 @@ func (p *paxWriter) entry(e *entry, c Content) error {
 	if e.kind == tarFile {
 		size = e.Size
 	}
-	name, data := e.name, c.Data
-	var table []byte
-	if data != nil {
-		table = sparseTable(data, e.Size)
+	name := e.name
+	if c.Data != nil {
 		dir, base := splitName(e.name)
 		name = dir + "GNUSparseFile.0/" + base
-		size = int64(len(table))
-		for _, s := range data {
-			size += s.Len
-		}
+		size = e.sparse.table + e.sparse.data
 		p.records = append(p.records, record{"GNU.sparse.major", "1"}, record{"GNU.sparse.minor", "0"},
 			record{"GNU.sparse.name", e.name}, record{"GNU.sparse.realsize", strconv.FormatInt(e.Size, 10)})
-	} else if size > 0 {
-		data = []Span{{0, size}}
 	}
 	if err := p.header(e, name, size); err != nil {
 		return err
 	}
-	if _, err := p.w.Write(table); err != nil {
+	unreadable, err := p.content(e, c, size)
+	if err != nil {
 		return err
 	}
-	var unreadable error
-	for _, s := range data {
-		err := p.span(c, s, unreadable != nil)
+	return errors.Join(p.pad(size), unreadable)
+}
+
+// content writes what follows an entry's header.
+func (p *paxWriter) content(e *entry, c Content, size int64) (unreadable, err error) {
+	data := c.Data
+	if data == nil {
+		data = one(Span{0, size})
+	} else if err := p.table(e, data); err != nil {
+		return nil, err
+	}
+	for s, err := range data {
+		if err == nil {
+			err = p.span(c, s, unreadable != nil)
+		}
 		if errors.As(err, new(readError)) {
 			unreadable, err = err, nil
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return errors.Join(p.pad(size), unreadable)
+	return unreadable, nil
+}
+
+// one yields a span, if there is anything in it.
+func one(s Span) iter.Seq2[Span, error] {
+	return func(yield func(Span, error) bool) {
+		if s.Len > 0 {
+			yield(s, nil)
+		}
+	}
 }
 
 // span copies a part of a file's content. If it cannot be read, or blank is
@@ -245,20 +261,79 @@ func digits(n int) int {
 	return d
 }
 
-// sparseTable lists the spans as GNU's format 1.0 has it at the head of a
-// sparse file's content: decimal numbers, padded to a block. A file that ends
-// in a hole has an empty span there.
-func sparseTable(data []Span, size int64) []byte {
-	if n := len(data); n == 0 || data[n-1].Off+data[n-1].Len < size {
-		data = append(slices.Clip(data), Span{size, 0})
+// A file with holes begins, as GNU's format 1.0 has it, with a table of where
+// its data is: decimal numbers, how many spans and then each one's beginning and
+// length, padded to a block. A file that ends in a hole has an empty span there.
+
+// sparseSize is what a file with holes takes in an archive.
+type sparseSize struct {
+	spans       int64
+	table, data int64 // bytes
+}
+
+// measure finds out what the entry of a file needs to say before its table.
+func measure(data iter.Seq2[Span, error], size int64) (m sparseSize, err error) {
+	var text []byte
+	for s, err := range withEnd(data, size) {
+		if err != nil {
+			return m, err
+		}
+		text = appendSpan(text[:0], s)
+		m.spans, m.table, m.data = m.spans+1, m.table+int64(len(text)), m.data+s.Len
 	}
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "%d\n", len(data))
-	for _, s := range data {
-		fmt.Fprintf(&b, "%d\n%d\n", s.Off, s.Len)
+	m.table += int64(digits(int(m.spans)) + 1)
+	m.table += padding(m.table)
+	return m, nil
+}
+
+// table writes the table of a file that was measured. One that has changed
+// since is the end of the archive: what was announced cannot be kept.
+func (p *paxWriter) table(e *entry, data iter.Seq2[Span, error]) error {
+	text := append(strconv.AppendInt(p.text[:0], e.sparse.spans, 10), '\n')
+	var n int64
+	left := e.sparse
+	for s, err := range withEnd(data, e.Size) {
+		if err != nil {
+			return err
+		}
+		text = appendSpan(text, s)
+		left.spans, left.data = left.spans-1, left.data-s.Len
+		if len(text) < len(zeroes) {
+			continue
+		}
+		if _, err := p.w.Write(text); err != nil {
+			return err
+		}
+		n, text = n+int64(len(text)), text[:0]
 	}
-	b.Write(zeroes[:padding(int64(b.Len()))])
-	return b.Bytes()
+	n += int64(len(text))
+	text = append(text, zeroes[:padding(n)]...)
+	if p.text = text; left.spans != 0 || left.data != 0 || n+padding(n) != e.sparse.table {
+		return fmt.Errorf("%s changed while it was read", e.name)
+	}
+	_, err := p.w.Write(text)
+	return err
+}
+
+// withEnd adds the empty span at the end.
+func withEnd(data iter.Seq2[Span, error], size int64) iter.Seq2[Span, error] {
+	return func(yield func(Span, error) bool) {
+		end := int64(-1)
+		for s, err := range data {
+			if !yield(s, err) || err != nil {
+				return
+			}
+			end = s.Off + s.Len
+		}
+		if end < size {
+			yield(Span{size, 0}, nil)
+		}
+	}
+}
+
+func appendSpan(b []byte, s Span) []byte {
+	b = append(strconv.AppendInt(b, s.Off, 10), '\n')
+	return append(strconv.AppendInt(b, s.Len, 10), '\n')
 }
 
 // The widths of ustar's numeric fields, their NUL included.

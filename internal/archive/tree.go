@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"time"
 )
 
@@ -48,9 +49,11 @@ type Xattr struct {
 // Content is what is in a regular file.
 type Content struct {
 	io.ReaderAt
-	// Data lists where the file has data, in order; everything else is zero.
-	// nil means that it has no holes.
-	Data  []Span
+	// Data yields where the file has data, in order; everything else is zero.
+	// nil means that it has no holes. It can be called again, and yields
+	// nothing more after an error. A list would be as long as a hostile image
+	// wants it to be.
+	Data  iter.Seq2[Span, error]
 	Close func() error
 }
 
@@ -173,7 +176,12 @@ func read(e *entry, f File) (c Content, err error) {
 	case tarSymlink:
 		e.link, err = f.Readlink()
 	case tarFile:
-		c, err = f.Open()
+		if c, err = f.Open(); err == nil && c.Data != nil {
+			e.sparse, err = measure(c.Data, e.Size)
+		}
+	}
+	if err != nil && c.Close != nil {
+		err = errors.Join(err, c.Close())
 	}
 	return c, err
 }
