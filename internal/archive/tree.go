@@ -62,14 +62,14 @@ type Span struct{ Off, Len int64 }
 
 // Types of files in Header.Mode, as in stat(2).
 const (
-	modeType   = 0xf000
-	modeFIFO   = 0x1000
-	modeChar   = 0x2000
-	modeDir    = 0x4000
-	modeBlock  = 0x6000
-	modeFile   = 0x8000
-	modeLink   = 0xa000
-	modeSocket = 0xc000
+	ModeType   = 0xf000
+	ModeFIFO   = 0x1000
+	ModeChar   = 0x2000
+	ModeDir    = 0x4000
+	ModeBlock  = 0x6000
+	ModeFile   = 0x8000
+	ModeLink   = 0xa000
+	ModeSocket = 0xc000
 )
 
 // Options say what to do about what cannot be archived.
@@ -125,7 +125,7 @@ type hardLink struct {
 // put archives one file.
 func (a *archiver) put(name string, f File) error {
 	h := f.Header()
-	e := entry{Header: h, name: name, kind: kinds[h.Mode&modeType]}
+	e := entry{Header: h, name: name, kind: kinds[h.Mode&ModeType]}
 	if e.kind == 0 {
 		a.stats.Skipped++
 		a.note(name + ": socket left out")
@@ -152,7 +152,7 @@ func (a *archiver) put(name string, f File) error {
 }
 
 // kinds are tar's types by the bits of a mode. Sockets have none.
-var kinds = map[uint32]byte{modeFIFO: tarFIFO, modeChar: tarChar, modeDir: tarDir, modeBlock: tarBlockDV, modeFile: tarFile, modeLink: tarSymlink}
+var kinds = map[uint32]byte{ModeFIFO: tarFIFO, ModeChar: tarChar, ModeDir: tarDir, ModeBlock: tarBlockDV, ModeFile: tarFile, ModeLink: tarSymlink}
 
 // again makes an entry a hard link if the archive has the file already.
 func (a *archiver) again(e *entry) bool {

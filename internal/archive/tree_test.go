@@ -35,7 +35,7 @@ func (f *memFile) Readlink() (string, error) { return "", errors.New("no link") 
 func (f *memFile) Open() (Content, error)    { return Content{ReaderAt: f.content}, nil }
 
 func plain(name, content string, size int64) *memFile {
-	return &memFile{name: name, h: Header{Mode: modeFile | 0o644, Links: 1, Size: size}, content: strings.NewReader(content)}
+	return &memFile{name: name, h: Header{Mode: ModeFile | 0o644, Links: 1, Size: size}, content: strings.NewReader(content)}
 }
 
 // A disk error in the middle of a file fails the archive, unless somebody says
@@ -46,7 +46,7 @@ func TestUnreadableContent(t *testing.T) {
 	if _, err := Write(context.Background(), io.Discard, tree, Options{}); err == nil || !strings.Contains(err.Error(), "./b: the file is shorter") {
 		t.Errorf("%v", err)
 	}
-	tree = append(tree, &memFile{name: "./d", h: Header{Mode: modeFile}, err: errors.New("no attributes")}, plain("./e", "last", 4))
+	tree = append(tree, &memFile{name: "./d", h: Header{Mode: ModeFile}, err: errors.New("no attributes")}, plain("./e", "last", 4))
 	var out bytes.Buffer
 	var failed []string
 	stats, err := Write(context.Background(), &out, tree, Options{Unreadable: func(name string, err error) error {

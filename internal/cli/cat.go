@@ -13,6 +13,7 @@ import (
 )
 
 func newCat(a *app) *cobra.Command {
+	var access accessFlags
 	cmd := &cobra.Command{
 		Use: "cat SOURCE:/PATH...", Short: "Print files of a volume or image, without mounting it", GroupID: groupOwn,
 		Long: `Write the content of regular files to standard output, one after the other.
@@ -25,7 +26,7 @@ Symbolic links are followed, within SOURCE.
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, arg := range args {
 				at := insideArg(arg)
-				err := a.withFS(cmd.Context(), at, func(fs *fsread.FS) error { return a.cat(cmd.Context(), fs, at) })
+				err := a.withFS(cmd.Context(), at, access, func(fs *fsread.FS) error { return a.cat(cmd.Context(), fs, at) })
 				if err != nil {
 					return err
 				}
@@ -33,6 +34,7 @@ Symbolic links are followed, within SOURCE.
 			return nil
 		},
 	}
+	access.add(cmd.Flags())
 	return cmd
 }
 
@@ -46,7 +48,7 @@ func (a *app) cat(ctx context.Context, fs *fsread.FS, at inside) error {
 		what := typeNames[n.Mode.Type()]
 		err := errs.E(errs.Usage, "%s is a %s", at, what)
 		if n.Mode.Type() == ext4.TypeDir {
-			err = errs.WithHint(err, "cowl ls lists it, cowl tar brings it back.")
+			err = errs.WithHint(err, "cowl ls lists it, cowl cp brings it back.")
 		}
 		return coded{err, exitFailed}
 	}

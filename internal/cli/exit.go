@@ -8,11 +8,12 @@ import (
 
 // The exit codes, as LVM's.
 const (
-	exitOK        = 0
-	exitNoCommand = 2 // no such command
-	exitUsage     = 3 // the command line makes no sense
-	exitInit      = 4 // initialisation failed: the environment, the devices file
-	exitFailed    = 5 // the command failed
+	exitOK         = 0
+	exitIncomplete = 1 // done, but for what standard error names: cowl's own
+	exitNoCommand  = 2 // no such command
+	exitUsage      = 3 // the command line makes no sense
+	exitInit       = 4 // initialisation failed: the environment, the devices file
+	exitFailed     = 5 // the command failed
 )
 
 // exitCodes is what each kind of error ends with. A kind that is not there

@@ -5,17 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
+	"cowl/internal/backup/repo"
+	"cowl/internal/backup/repo/targets"
 	"cowl/internal/block"
 	"cowl/internal/errs"
 	"cowl/internal/fsread"
 	"cowl/internal/manager"
+	"cowl/internal/volume"
 )
 
 // inside is a place in a file system that is not mounted: SOURCE:/PATH.
 type inside struct {
-	source string // a volume (VG/LV), or an image, a device or a partition of one
+	source string // a volume, a backup, an image, a device or a partition
 	path   string // "/" without one
 }
 
@@ -23,48 +27,149 @@ func (i inside) String() string { return i.source + ":" + i.path }
 
 // insideArg reads SOURCE:/PATH. Without a path it is all of SOURCE.
 func insideArg(arg string) inside {
-	if at := strings.Index(arg, ":/"); at > 0 {
-		return inside{arg[:at], arg[at+1:]}
+	if source, path := targets.SplitPath(arg); path != "" {
+		return inside{source, path}
 	}
 	return inside{strings.TrimSuffix(arg, ":"), "/"}
 }
 
-// insideHelp is how verbs explain their argument.
-const insideHelp = `SOURCE is a volume or snapshot (VG/LV), an image file such as a raw backup, a
-device, or a partition of either (disk.img#1). It holds an ext2, ext3 or ext4,
-which is read as it is: nothing is mounted, nothing is written, and no
-privileges are needed but to read SOURCE. A journal that is not empty is
-replayed in memory. Other file systems have to be mounted.`
+// hasPath tells whether an argument names a place inside of something.
+func hasPath(arg string) bool {
+	_, path := targets.SplitPath(arg)
+	return path != "" && !isFile(arg)
+}
 
-// withFS opens the file system at a place and calls f.
-func (a *app) withFS(ctx context.Context, at inside, f func(*fsread.FS) error) error {
-	if isFile(at.source) {
-		dev, err := manager.OpenDevice(at.source)
-		if err != nil {
-			return err
-		}
-		return errors.Join(a.readFS(ctx, at.source, dev, f), dev.Close())
+// insideHelp is how verbs explain their argument.
+const insideHelp = `SOURCE is a volume or snapshot (VG/LV), a backup (DIR::IMAGE, repo:DIR::BACKUP), an
+image file such as a raw backup, a device, or a partition of either
+(disk.img#1). It holds an ext2, ext3 or ext4, which is read as it is: nothing is
+mounted, nothing is written, and no privileges are needed but to read SOURCE. A
+journal that is not empty is replayed in memory. Other file systems have to be
+mounted.`
+
+// source is what a person wants to look into, open for reading.
+type source struct {
+	name string
+	dev  block.Device
+	// Of a volume, its group.
+	group manager.Group
+	vg    *volume.Group
+	lv    string
+}
+
+// opener opens sources. While a source is open, others of the same group or
+// repository share that: a group that no daemon has can be opened once only.
+type opener struct {
+	a      *app
+	access accessFlags
+	groups map[string]*openGroup
+	repos  map[string]*repo.Repo
+}
+
+// openGroup is a group that is open.
+type openGroup struct {
+	g  manager.Group
+	st *manager.Status
+}
+
+func (a *app) opener(access accessFlags) *opener {
+	return &opener{a, access, map[string]*openGroup{}, map[string]*repo.Repo{}}
+}
+
+// with opens what a source is, and calls f.
+func (o *opener) with(ctx context.Context, name string, f func(*source) error) error {
+	if isFile(name) {
+		return o.withDevice(name, name, f)
 	}
-	if !strings.Contains(at.source, "/") && a.Getenv("LVM_VG_NAME") == "" {
-		return errs.WithHint(errs.E(errs.NotFound, "%s: no such file", at.source), "A volume is named VG/LV.")
+	t, id, err := targets.Parse(name)
+	switch {
+	case err != nil:
+		return err
+	case t.IsRepository() && id == "":
+		return errs.WithHint(errs.E(errs.Usage, "%s is a repository: name a backup in it, as %[1]s::BACKUP.", name), "cowl list %s shows them.", name)
+	case t.IsRepository():
+		return o.withBackup(ctx, t, id, f)
+	case id != "":
+		return o.withDevice(name, filepath.Join(t.Path, id), f)
+	case !strings.Contains(name, "/") && o.a.Getenv("LVM_VG_NAME") == "":
+		return errs.WithHint(errs.E(errs.NotFound, "%s: no such file", name), "A volume is named VG/LV.")
 	}
-	name, err := a.lvArg(at.source)
+	return o.withVolume(ctx, name, f)
+}
+
+func (o *opener) withDevice(name, path string, f func(*source) error) error {
+	dev, err := manager.OpenDevice(path)
 	if err != nil {
 		return err
 	}
-	return a.withGroup(ctx, name.VG, func(g manager.Group, st *manager.Status) error {
-		lv, err := st.Group.FindLV(name.LV)
+	return errors.Join(f(&source{name: name, dev: dev}), dev.Close())
+}
+
+// withBackup opens a backup in a repository.
+func (o *opener) withBackup(ctx context.Context, t targets.Target, id string, f func(*source) error) error {
+	if r := o.repos[t.String()]; r != nil {
+		return withImage(ctx, r, t, id, f)
+	}
+	return o.a.withRepo(ctx, t, o.access, true, func(r *repo.Repo) error {
+		return o.a.withShared(ctx, r, "reading of "+id, func(ctx context.Context) error {
+			o.repos[t.String()] = r
+			defer delete(o.repos, t.String())
+			return withImage(ctx, r, t, id, f)
+		})
+	})
+}
+
+func withImage(ctx context.Context, r *repo.Repo, t targets.Target, id string, f func(*source) error) error {
+	b, err := r.Find(ctx, id)
+	if err != nil {
+		return err
+	}
+	image, _, err := r.Image(ctx, b)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(&source{name: t.String() + "::" + id, dev: image}), image.Close())
+}
+
+// withVolume opens a volume.
+func (o *opener) withVolume(ctx context.Context, arg string, f func(*source) error) error {
+	name, err := o.a.lvArg(arg)
+	if err != nil {
+		return err
+	}
+	if g := o.groups[name.VG]; g != nil {
+		return o.volume(ctx, g, name, f)
+	}
+	return o.a.withGroup(ctx, name.VG, func(g manager.Group, st *manager.Status) error {
+		o.groups[name.VG] = &openGroup{g, st}
+		defer delete(o.groups, name.VG)
+		return o.volume(ctx, o.groups[name.VG], name, f)
+	})
+}
+
+func (o *opener) volume(ctx context.Context, g *openGroup, name lvName, f func(*source) error) error {
+	lv, err := g.st.Group.FindLV(name.LV)
+	if err != nil {
+		return err
+	}
+	if rt := g.st.LVs[lv.Name]; rt.Opens > 0 && !rt.ReadOnly && !lv.ReadOnly() {
+		o.a.warn("%s is in use: what is written to it meanwhile may be seen in part. A snapshot shows one instant.", name)
+	}
+	dev, err := g.g.Open(ctx, lv.Name, true)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", name, err)
+	}
+	return errors.Join(f(&source{name: name.String(), dev: dev, group: g.g, vg: g.st.Group, lv: lv.Name}), dev.Close())
+}
+
+// withFS opens the file system at a place and calls f.
+func (a *app) withFS(ctx context.Context, at inside, access accessFlags, f func(*fsread.FS) error) error {
+	return a.opener(access).with(ctx, at.source, func(s *source) error {
+		fs, err := readFS(ctx, s)
 		if err != nil {
 			return err
 		}
-		if rt := st.LVs[lv.Name]; rt.Opens > 0 && !rt.ReadOnly && !lv.ReadOnly() {
-			a.warn("%s is in use: what is written to it meanwhile may be seen in part. A snapshot shows one instant.", name)
-		}
-		dev, err := g.Open(ctx, lv.Name, true)
-		if err != nil {
-			return fmt.Errorf("open %s: %w", name, err)
-		}
-		return errors.Join(a.readFS(ctx, name.String(), dev, f), dev.Close())
+		return f(fs)
 	})
 }
 
@@ -80,13 +185,13 @@ func isFile(source string) bool {
 	return false
 }
 
-// readFS opens the file system on a device.
-func (a *app) readFS(ctx context.Context, source string, dev block.Device, f func(*fsread.FS) error) error {
-	fs, err := fsread.Open(ctx, dev, fsread.Options{})
+// readFS opens the file system in a source.
+func readFS(ctx context.Context, s *source) (*fsread.FS, error) {
+	fs, err := fsread.Open(ctx, s.dev, fsread.Options{})
 	if err != nil {
-		return explainNoFS(source, dev, err)
+		return nil, explainNoFS(s.name, s.dev, err)
 	}
-	return f(fs)
+	return fs, nil
 }
 
 // explainNoFS says what to do about something that cannot be read.

@@ -22,6 +22,7 @@ import (
 // lsFlags are the options of cowl ls.
 type lsFlags struct {
 	long, recursive, directory, inode, unsorted, null, json bool
+	access                                                  accessFlags
 }
 
 func newLs(a *app) *cobra.Command {
@@ -38,6 +39,7 @@ Characters that a terminal would obey, and bytes that are not UTF-8, are shown a
 a question mark; -0 and --json print names as they are.`,
 		Example: `  cowl ls server1/rootsnapshot:/etc
   cowl ls -l /backups/server1-root.20260102T030405Z.raw:/home
+  cowl ls -l repo:/backups/cowl::server1/root:/home
   cowl ls -R -0 disk.img#1:/var | xargs -0 -n1 echo
   cowl ls --json server1/home:/`,
 		Args: atLeast(1),
@@ -52,6 +54,7 @@ a question mark; -0 and --json print names as they are.`,
 	f.BoolVarP(&o.unsorted, "unsorted", "U", false, "in the order of the disk, which is quicker")
 	f.BoolVarP(&o.null, "null", "0", false, "names as they are, each ended by a NUL byte")
 	f.BoolVar(&o.json, "json", false, "print JSON: an object with a list of files")
+	o.access.add(f)
 	return cmd
 }
 
@@ -63,7 +66,7 @@ func (o *lsFlags) run(ctx context.Context, a *app, args []string) error {
 	var failed error
 	for _, arg := range args {
 		at := insideArg(arg)
-		err := a.withFS(ctx, at, func(fs *fsread.FS) error { return l.list(ctx, fs, at) })
+		err := a.withFS(ctx, at, o.access, func(fs *fsread.FS) error { return l.list(ctx, fs, at) })
 		if err != nil {
 			if ctx.Err() != nil {
 				return err

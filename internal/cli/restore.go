@@ -13,15 +13,15 @@ import (
 
 // restoreFlags are the options of cowl restore.
 type restoreFlags struct {
-	force, json, create, inPlace bool
-	file                         string
-	access                       accessFlags
+	force, json, create, inPlace, overwrite bool
+	file                                    string
+	access                                  accessFlags
 }
 
 func newRestore(a *app) *cobra.Command {
 	var o restoreFlags
 	cmd := &cobra.Command{
-		Use: "restore IMAGE|TARGET::BACKUP VG/LV|--file FILE [OPTION]...", Short: "Write a backup back into a volume, or into a file", GroupID: groupOwn,
+		Use: "restore IMAGE|TARGET::BACKUP[:/PATH] VG/LV|DEST|--file FILE [OPTION]...", Short: "Write a backup back into a volume, or bring files back", GroupID: groupOwn,
 		Long: `Write a raw image, or a backup in a repository, over the beginning of an existing
 volume, or into a new one, and read it back.
 
@@ -39,14 +39,19 @@ A backup is named as cowl list shows it (or by the beginning of its ID), by
 VG/LV for the latest of a volume, or as latest.
 
 An image from elsewhere has no manifest: --force writes it unchecked. The
-volume is compared with what was read in any case. An archive (format tar) is
-unpacked by tar, into a file system that you make and mount.
+volume is compared with what was read in any case.
+
+With a path behind the backup, the file or directory there is brought back to
+DEST, and no volume is touched. It is what cowl cp does, see there; a snapshot
+can be named as well.
 
 ` + passwordHelp,
 		Example: `  cowl restore /backups/server1-root.20260102T030405Z.raw server1/root
   cowl restore repo:/backups/cowl::latest server1/root --in-place
   cowl restore repo:/backups/cowl::server1/root server1/copy --create
   cowl restore repo:/backups/cowl::3f2a91c0 --file root.img
+  cowl restore repo:/backups/cowl::latest:/etc/fstab /tmp
+  cowl restore server1/monday:/home/ann/thesis /home/ann --overwrite
   cowl restore --force disk.img server1/new`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if want := 2; len(args) != want && !(o.file != "" && len(args) == 1) || o.file != "" && len(args) != 1 {
@@ -62,12 +67,23 @@ unpacked by tar, into a file system that you make and mount.
 	f.BoolVar(&o.inPlace, "in-place", false, "write only the blocks that differ")
 	f.BoolVar(&o.create, "create", false, "make the volume")
 	f.StringVar(&o.file, "file", "", "write into this `file` instead of a volume")
+	f.BoolVar(&o.overwrite, "overwrite", false, "of files that are brought back: replace those that exist")
 	o.access.add(f)
 	f.BoolVar(&o.json, "json", false, "print one JSON object instead of a summary")
 	return cmd
 }
 
 func (o *restoreFlags) run(cmd *cobra.Command, a *app, args []string) error {
+	if hasPath(args[0]) {
+		if o.force || o.create || o.inPlace || o.file != "" {
+			return usage(cmd, "--force, --create, --in-place and --file are for whole backups; %s names files in one.", args[0])
+		}
+		c := cpFlags{overwrite: o.overwrite, json: o.json, access: o.access}
+		return c.run(cmd, a, args)
+	}
+	if o.overwrite {
+		return usage(cmd, "--overwrite is for files: name them as %s:/PATH.", args[0])
+	}
 	t, backupName, err := targets.Parse(args[0])
 	switch {
 	case err != nil:

@@ -19,7 +19,10 @@ import (
 )
 
 // tarFlags are the options of cowl tar.
-type tarFlags struct{ gzip, goOn bool }
+type tarFlags struct {
+	gzip, goOn bool
+	access     accessFlags
+}
 
 func newTar(a *app) *cobra.Command {
 	var o tarFlags
@@ -43,6 +46,7 @@ What cannot be read ends it with an error, unless --ignore-failed-read is given.
 	f.SortFlags = false
 	f.BoolVarP(&o.gzip, "gzip", "z", false, "compress the archive")
 	f.BoolVar(&o.goOn, "ignore-failed-read", false, "go on past files that cannot be read; the exit code tells of them")
+	o.access.add(f)
 	return cmd
 }
 
@@ -51,7 +55,7 @@ func (o *tarFlags) run(cmd *cobra.Command, a *app, at inside) error {
 		return usage(cmd, "An archive is not for a terminal: redirect it to a file or a pipe.")
 	}
 	ctx := cmd.Context()
-	return a.withFS(ctx, at, func(fs *fsread.FS) error {
+	return a.withFS(ctx, at, o.access, func(fs *fsread.FS) error {
 		n, err := fs.Lookup(at.path, false)
 		if err != nil {
 			return fmt.Errorf("%s:%w", at.source, err)

@@ -85,7 +85,7 @@ func (b builder) names() {
 // kinds has every type of file.
 func (b builder) kinds() {
 	b.write("plain", "hello")
-	b.must(os.Chmod(b.path("plain"), 0o4751))
+	b.must(unix.Chmod(b.path("plain"), 0o4751))
 	for _, n := range []int{1, 58, 59, 60, 61, 120, 155, 1000, 4000} {
 		target := strings.Repeat("../", n/3) + strings.Repeat("x", n%3)
 		b.try("link", os.Symlink(target[:n], b.path(fmt.Sprintf("link-%d", n))))

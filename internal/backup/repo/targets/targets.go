@@ -58,6 +58,25 @@ func Parse(text string) (Target, string, error) {
 	return t, backup, nil
 }
 
+// SplitPath splits a path within a backup, a volume or an image off its name:
+// TARGET::BACKUP:/PATH, DIR::IMAGE:/PATH, IMAGE:/PATH, VG/LV:/PATH. Without one
+// it is "". Paths may have separators in them, and repositories colons before
+// theirs.
+func SplitPath(text string) (name, path string) {
+	from := 0
+	if strings.HasPrefix(text, localScheme) {
+		at := strings.Index(text, separator)
+		if at < 0 {
+			return text, ""
+		}
+		from = at + len(separator)
+	}
+	if at := strings.Index(text[from:], ":/"); from+at > 0 && at >= 0 {
+		return text[:from+at], text[from+at+1:]
+	}
+	return text, ""
+}
+
 // String returns the target as it was named.
 func (t Target) String() string { return t.text }
 

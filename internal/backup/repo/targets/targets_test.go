@@ -36,6 +36,25 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestSplitPath(t *testing.T) {
+	for text, want := range map[string][2]string{
+		"vg/lv:/etc":                    {"vg/lv", "/etc"},
+		"vg/lv":                         {"vg/lv", ""},
+		"vg/lv:/man/Foo::Bar.3:/x":      {"vg/lv", "/man/Foo::Bar.3:/x"},
+		"disk.img#1:/":                  {"disk.img#1", "/"},
+		"repo:/b":                       {"repo:/b", ""},
+		"repo:/b::latest":               {"repo:/b::latest", ""},
+		"repo:/b::vg/lv:/etc/a::b":      {"repo:/b::vg/lv", "/etc/a::b"},
+		"/backups::vg-lv.raw:/etc":      {"/backups::vg-lv.raw", "/etc"},
+		"/backups/vg-lv.raw:/etc/a::/b": {"/backups/vg-lv.raw", "/etc/a::/b"},
+		":/etc":                         {":/etc", ""},
+	} {
+		if name, path := SplitPath(text); name != want[0] || path != want[1] {
+			t.Errorf("%s: %q, %q", text, name, path)
+		}
+	}
+}
+
 // One place has one cache, however it is named.
 func TestCacheKey(t *testing.T) {
 	dir := t.TempDir()
