@@ -101,6 +101,23 @@ func (g *fakeGroup) volumeOf(name string, size int64, seed uint64) *fakeLV {
 	return g.add(name, dev)
 }
 
+// grow gives a volume a longer device with the same beginning. Its snapshots
+// stay with the old one, whose content no longer changes.
+func (g *fakeGroup) grow(v *fakeLV, longer block.Device) {
+	g.t.Helper()
+	for name, lv := range g.vols {
+		if lv == v {
+			c, err := g.vg.ExtendLV(volume.ExtendSpec{Name: name, Size: volume.Size{Bytes: longer.Size()}})
+			if err != nil {
+				g.t.Fatal(err)
+			}
+			g.vg = c.Group
+		}
+	}
+	v.origin = snap.NewOrigin(longer, snap.OriginOptions{})
+	v.dev = v.origin
+}
+
 func scatter(t *testing.T, dev block.Device, seed uint64, pieces int) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 0))

@@ -47,6 +47,7 @@ type Reported interface {
 	Sizes() Totals
 	Counted() int64
 	Took() (seconds, rate float64)
+	Since() string
 }
 
 // Failure is a volume of which there is no backup.
@@ -92,6 +93,10 @@ func (r *Report) Counted() int64 { return r.Files }
 // Took is how long it took, and bytes a second.
 func (r *Report) Took() (seconds, rate float64) { return r.Seconds, r.Rate }
 
+// Since is the backup of which what has not changed was taken: none, for plain
+// files.
+func (r *Report) Since() string { return "" }
+
 // Volume is the volume's name.
 func (r *RepositoryReport) Volume() string { return r.VG + "/" + r.LV }
 
@@ -108,6 +113,10 @@ func (r *RepositoryReport) Counted() int64 { return 0 }
 
 // Took is how long it took, and bytes a second.
 func (r *RepositoryReport) Took() (seconds, rate float64) { return r.Seconds, r.Rate }
+
+// Since is the backup of which what has not changed was taken, "" if everything
+// was read.
+func (r *RepositoryReport) Since() string { return r.Base }
 
 // common are the options that all backups of a set share.
 type common struct {
@@ -341,9 +350,7 @@ func takeTogether(ctx context.Context, g manager.Group, sources []*source, size 
 		}
 		src.made = true
 		names = append(names, src.vg.Name+"/"+src.lv.Name)
-		specs = append(specs, volume.SnapshotSpec{
-			Origin: src.lv.Name, Name: src.snapshot, Size: size, ReadOnly: src.readOnly, Tags: []string{Tag, src.owner},
-		})
+		specs = append(specs, src.spec(size, len(sources)))
 	}
 	if len(specs) == 0 {
 		return nil, nil

@@ -38,6 +38,7 @@ type source struct {
 	readOnly bool
 	owner    string // the tag that makes the snapshot ours
 	instant  string // of a snapshot that is not ours, "" if not known
+	tracks   bool   // ours is to be left behind, see track.go
 }
 
 // findSource looks the volume up. One that is a snapshot is read as it is, of
@@ -106,6 +107,18 @@ func hostname() string {
 	}, host)
 }
 
+// spec asks for our snapshot, one of n that are taken together.
+func (s *source) spec(size volume.Size, n int) volume.SnapshotSpec {
+	spec := volume.SnapshotSpec{Origin: s.lv.Name, Name: s.snapshot, Size: size, ReadOnly: s.readOnly, Tags: []string{Tag, s.owner}}
+	if s.tracks {
+		spec.Tags = append(spec.Tags, trackedTags()...)
+		if size.IsZero() {
+			spec.Size = trackedSize(s.vg, s.lv, n)
+		}
+	}
+	return spec
+}
+
 // release removes our snapshot, also when ctx was cancelled. What cannot be
 // removed is named with the command that does it.
 func (s *source) release(ctx context.Context) error {
@@ -121,25 +134,30 @@ func (s *source) release(ctx context.Context) error {
 			return nil // never made, or removed by somebody else
 		}
 	}
-	// Whoever served our reads may notice only now that they are over.
-	for wait := time.Millisecond; err == nil; wait = min(2*wait, time.Second) {
-		_, err = s.g.RemoveLVs(ctx, []string{s.snapshot})
-		if err == nil || !errs.Is(err, errs.Busy) {
-			break
-		}
-		busy := err
-		select {
-		case <-time.After(wait):
-			err = nil
-		case <-ctx.Done():
-			err = busy
-		}
+	if err == nil {
+		err = s.removeSnapshot(ctx, s.snapshot)
 	}
 	if err != nil {
 		return fmt.Errorf("snapshot %s was left behind (%w); remove it with: cowl lvremove -y %s", s.id(), err, s.id())
 	}
 	s.made = false
 	return nil
+}
+
+// removeSnapshot removes a snapshot. Whoever served our reads of it may notice
+// only now that they are over.
+func (s *source) removeSnapshot(ctx context.Context, name string) error {
+	for wait := time.Millisecond; ; wait = min(2*wait, time.Second) {
+		_, err := s.g.RemoveLVs(ctx, []string{name})
+		if !errs.Is(err, errs.Busy) {
+			return err
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // check tells whether the snapshot still shows the instant it was taken at,
@@ -173,11 +191,11 @@ func (s *source) finalCheck(ctx context.Context) (*manager.CowStatus, error) {
 }
 
 // leftovers describes what earlier backups of the volume left behind: their
-// snapshots, and partial images in dir.
-func (s *source) leftovers(dir string) []string {
+// snapshots, but for those that are known, and partial images in dir.
+func (s *source) leftovers(dir string, known ...string) []string {
 	var notes []string
 	for _, snap := range s.vg.SnapshotsOf(s.lv) {
-		if slices.Contains(snap.Cow.Tags, Tag) && !snap.Segment.Merging && snap.Cow.Name != s.snapshot {
+		if slices.Contains(snap.Cow.Tags, Tag) && !snap.Segment.Merging && snap.Cow.Name != s.snapshot && !slices.Contains(known, snap.Cow.Name) {
 			notes = append(notes, describeLeftover(s.vg.Name+"/"+snap.Cow.Name, snap.Cow.Tags))
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"cowl/internal/backup/repo"
 	"cowl/internal/block"
+	"cowl/internal/errs"
 	"cowl/internal/format/vgtext"
 	"cowl/internal/manager"
 	"cowl/internal/volume"
@@ -19,7 +20,12 @@ type RepositoryOptions struct {
 	Repo         *repo.Repo
 	SnapshotSize volume.Size // as Options'
 	Tool         string
-	DryRun       bool
+	// NoTrack leaves no snapshot behind by which the next backup would know what
+	// has changed, and leaves alone those that others left.
+	NoTrack bool
+	// Full reads everything, whatever is known of changes.
+	Full   bool
+	DryRun bool
 	Reporter
 
 	every time.Duration // between two looks at the snapshot
@@ -30,11 +36,15 @@ type RepositoryReport struct {
 	VG           string `json:"vg"`
 	LV           string `json:"lv"`
 	Snapshot     string `json:"snapshot"`
-	SnapshotKept bool   `json:"snapshot_kept"`
+	SnapshotKept bool   `json:"snapshot_kept"` // for the next backup, or because it was there before
 	Repository   string `json:"repository"`
 	Backup       string `json:"backup"`            // its ID
 	Instant      string `json:"instant,omitempty"` // as repo.Instant.ID
-	VolumeBytes  int64  `json:"volume_bytes"`
+	// Base is the backup that this one was made from, "" where everything was
+	// read; then FullBecause says why.
+	Base        string `json:"base,omitempty"`
+	FullBecause string `json:"full_because,omitempty"`
+	VolumeBytes int64  `json:"volume_bytes"`
 	repo.Stats
 	// Verified: every blob was read back, or confirmed by the store.
 	Verified     bool     `json:"verified"`
@@ -50,6 +60,9 @@ type storing struct {
 	o   RepositoryOptions
 	src *source
 	rec *repo.Record
+
+	base     *base    // nil if everything is read
+	replaced []string // the tracking snapshots whose place ours takes
 
 	report *RepositoryReport
 }
@@ -127,7 +140,11 @@ func (s *storing) prepare(ctx context.Context, started time.Time) error {
 		Source: repo.Origin{VG: src.vg.Name, VGUUID: src.vg.ID.String(), LV: src.lv.Name, LVUUID: src.lv.ID.String(), Seqno: src.vg.Seqno},
 		Image:  repo.ImageInfo{File: volume.DMName(src.vg.Name, src.lv.Name) + "." + string(Raw)},
 	}
-	for _, text := range src.leftovers("") {
+	src.tracks = s.tracks()
+	if err := s.findBase(ctx); err != nil {
+		return err
+	}
+	for _, text := range src.leftovers("", s.replaced...) {
 		s.note("%s", text)
 	}
 	if rt := st.LVs[src.snapshot]; !src.own && rt.Opens > 0 && !src.readOnly {
@@ -154,8 +171,11 @@ func (s *storing) read(ctx context.Context, m moment) (left, err error) {
 	if err != nil {
 		return nil, err
 	}
-	err = s.store(ctx, dev, m.lock)
-	return nil, errors.Join(err, dev.Close())
+	err = errors.Join(s.store(ctx, dev, m.lock), dev.Close())
+	if err == nil && s.src.tracks {
+		s.keep(ctx)
+	}
+	return nil, err
 }
 
 // store stores what is in the open snapshot.
@@ -170,7 +190,7 @@ func (s *storing) store(ctx context.Context, dev block.Device, lock *repo.Lock) 
 		s.o.note(text)
 	})
 	var cow *manager.CowStatus
-	b, err := s.o.Repo.Store(watched, repo.Source{Dev: dev}, s.rec, s.files(), repo.StoreOptions{
+	b, err := s.storeFrom(watched, dev, repo.StoreOptions{
 		Progress: s.o.absolute(Reading),
 		// An overflow explains better what a read says, and must be known before
 		// there is a backup.
@@ -191,8 +211,26 @@ func (s *storing) store(ctx context.Context, dev block.Device, lock *repo.Lock) 
 	}
 	percent := fill(highest)
 	s.report.SnapshotFill = &percent
-	s.report.Backup, s.report.Stats, s.report.Verified = b.ID, s.rec.Stats, true
+	s.report.Backup, s.report.Base, s.report.Stats, s.report.Verified = b.ID, b.Base, s.rec.Stats, true
 	return nil
+}
+
+// storeFrom stores what has changed since the base, or everything: also where
+// the base turns out to be damaged.
+func (s *storing) storeFrom(ctx context.Context, dev block.Device, o repo.StoreOptions) (*repo.Backup, error) {
+	src, err := s.from(ctx, dev)
+	if err != nil {
+		return nil, err
+	}
+	b, err := s.o.Repo.Store(ctx, src, s.rec, s.files(), o)
+	if src.Base == nil || !errs.Is(err, errs.Corrupt) || ctx.Err() != nil {
+		return b, err
+	}
+	s.readAll("%v", err)
+	if src, err = s.from(ctx, dev); err != nil {
+		return nil, err
+	}
+	return s.o.Repo.Store(ctx, src, s.rec, s.files(), o)
 }
 
 // explain says of a backup that failed whether the snapshot was lost.
@@ -216,7 +254,7 @@ func (s *storing) describe(ctx context.Context, dev block.Device) error {
 	if err != nil {
 		return err
 	}
-	s.rec.Snapshot = repo.Snapshot{LV: lv.Name, LVUUID: lv.ID.String(), Time: time.Unix(lv.CreationTime, 0).UTC(), Own: s.src.own}
+	s.rec.Snapshot = repo.Snapshot{LV: lv.Name, LVUUID: lv.ID.String(), Time: time.Unix(lv.CreationTime, 0).UTC(), Own: s.src.own, Kept: s.src.tracks}
 	s.rec.Source.FileSystem, err = manager.Signature(dev)
 	return err
 }

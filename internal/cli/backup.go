@@ -18,11 +18,13 @@ import (
 
 // backupFlags are the options of cowl backup.
 type backupFlags struct {
-	to     string
-	format option[backup.Format]
-	room   roomFlags
-	json   bool
-	access accessFlags
+	to      string
+	format  option[backup.Format]
+	room    roomFlags
+	noTrack bool
+	full    bool
+	json    bool
+	access  accessFlags
 }
 
 func newBackup(a *app) *cobra.Command {
@@ -57,9 +59,17 @@ devices, extended attributes, ACLs, holes.
 
 ` + passwordHelp + `
 
-The snapshot has room for what changes on the volume meanwhile. If it overflows,
-the backup fails; -L gives it more. Without -L it takes up to half of the
-group's free space, which several share, and no more than can ever be of use.`,
+Into a repository, the snapshot stays until the next backup: it knows what
+changes from now on, and the next backup reads only that, as long as it is
+certain that this is all; otherwise it reads everything and says why. While it
+is there, the first write to each of its chunks costs more, and discards free
+nothing. It grows while the group has space; without space it is lost, and only
+the next backup pays for that. Without -L it has room for a tenth of the volume
+at first. --no-track removes the snapshot.
+
+Otherwise the snapshot has room for what changes on the volume meanwhile. If it
+overflows, the backup fails; -L gives it more. Without -L it takes up to half of
+the group's free space, which several share, and no more than can ever be of use.`,
 		Example: `  cowl backup server1/root --to /backups
   cowl backup server1/db server1/log --to /backups
   cowl backup server1 --to repo:/backups/cowl
@@ -75,6 +85,8 @@ group's free space, which several share, and no more than can ever be of use.`,
 	f.StringVar(&o.to, "to", "", "a directory for plain files, or a repository: the `target`")
 	flagOf(f, &o.format, "format", "", "what a plain file is (raw)")
 	o.room.add(f, "the snapshot, of each volume")
+	f.BoolVar(&o.noTrack, "no-track", false, "leave no snapshot by which the next backup knows what has changed")
+	f.BoolVar(&o.full, "full", false, "read everything, whatever is known of changes")
 	o.access.add(f)
 	f.BoolVar(&o.json, "json", false, "print one JSON object instead of a summary")
 	return cmd
@@ -100,6 +112,8 @@ func (o *backupFlags) run(cmd *cobra.Command, a *app, args []string) error {
 		return usage(cmd, "%s is a backup: name the target alone.", o.to)
 	case t.IsRepository() && o.format.given:
 		return usage(cmd, "--format is of plain files; a repository keeps images.")
+	case !t.IsRepository() && (o.noTrack || o.full):
+		return usage(cmd, "--no-track and --full are for repositories; plain files are always read as a whole.")
 	case t.IsRepository():
 		return o.runRepository(cmd, a, from, t, size)
 	}
@@ -138,7 +152,7 @@ func (o *backupFlags) runRepository(cmd *cobra.Command, a *app, from target, t t
 			}
 			p := a.newProgress()
 			r, err := backup.RunRepositoryAll(ctx, g, lvs, backup.RepositoryOptions{
-				Repo: store, SnapshotSize: size, Tool: program(), DryRun: a.test, Reporter: p.reporter(),
+				Repo: store, SnapshotSize: size, NoTrack: o.noTrack, Full: o.full, Tool: program(), DryRun: a.test, Reporter: p.reporter(),
 			})
 			p.end()
 			return errors.Join(err, sayBackup(o, a, from, t, r))
@@ -170,6 +184,9 @@ func sayBackup[R backup.Reported](o *backupFlags, a *app, from target, t targets
 		a.say("Backed up %s to %s.", b.Volume(), shortPlace(t, b.Place()))
 		seconds, rate := b.Took()
 		a.say("%s.", strings.Join(summary(b.Sizes(), b.Counted(), seconds, rate), ", "))
+		if base := b.Since(); base != "" {
+			a.say("What has not changed since is as in %s.", short(base))
+		}
 	}
 	if single {
 		return nil

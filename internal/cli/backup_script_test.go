@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -22,6 +23,21 @@ func setglob(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%s matches %q, not one file", args[1], found)
 	}
 	ts.Setenv(args[0], found[0])
+}
+
+// setmatch VAR REGEXP sets a variable to the first match in the last command's
+// output.
+func setMatch(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: setmatch VAR REGEXP")
+	}
+	re, err := regexp.Compile(args[1])
+	ts.Check(err)
+	found := re.FindString(ts.ReadFile("stdout"))
+	if found == "" {
+		ts.Fatalf("nothing in the output matches %s", args[1])
+	}
+	ts.Setenv(args[0], found)
 }
 
 // firstbackup VAR TARGET VG/LV sets a variable to the ID of the oldest backup.

@@ -37,6 +37,7 @@ type Backup struct {
 	Bytes        int64     `json:"bytes"`
 	Instant      string    `json:"instant,omitempty"` // as Instant.ID
 	Base         string    `json:"base,omitempty"`    // "" if everything was read
+	Kept         bool      `json:"kept,omitempty"`    // its snapshot was, for the next backup
 	Read         int64     `json:"read_bytes"`
 	Stored       int64     `json:"stored_bytes"` // by the time the manifest was written
 	Pinned       bool      `json:"pinned,omitempty"`
@@ -54,6 +55,7 @@ const (
 	tagSnapshot = tagPrefix + "snapshot-uuid"
 	tagInstant  = tagPrefix + "instant"
 	tagBase     = tagPrefix + "base"
+	tagKept     = tagPrefix + "kept"
 	tagRead     = tagPrefix + "read"
 	tagStored   = tagPrefix + "stored"
 )
@@ -167,6 +169,9 @@ func (r *Repo) commit(ctx context.Context, w kopia.RepositoryWriter, rec *Record
 	if rec.Base != nil {
 		man.Tags[tagBase] = rec.Base.Backup
 	}
+	if rec.Snapshot.Kept {
+		man.Tags[tagKept] = "true"
+	}
 	if _, err := snapshot.SaveSnapshot(ctx, w, man); err != nil {
 		return nil, err
 	}
@@ -192,7 +197,8 @@ func describe(m *snapshot.Manifest) *Backup {
 	b := &Backup{
 		ID: string(m.ID), VG: m.Tags[tagVG], LV: m.Tags[tagLV], VGUUID: m.Tags[tagVGUUID], LVUUID: m.Tags[tagLVUUID],
 		SnapshotUUID: m.Tags[tagSnapshot], Time: m.StartTime.ToTime().UTC(), Finished: m.EndTime.ToTime().UTC(),
-		Host: m.Source.Host, User: m.Source.UserName, Instant: m.Tags[tagInstant], Base: m.Tags[tagBase], Pinned: len(m.Pins) > 0, root: m,
+		Host: m.Source.Host, User: m.Source.UserName, Instant: m.Tags[tagInstant], Base: m.Tags[tagBase], Kept: m.Tags[tagKept] == "true",
+		Pinned: len(m.Pins) > 0, root: m,
 	}
 	b.Read, _ = strconv.ParseInt(m.Tags[tagRead], 10, 64)
 	b.Stored, _ = strconv.ParseInt(m.Tags[tagStored], 10, 64)
@@ -203,8 +209,16 @@ func describe(m *snapshot.Manifest) *Backup {
 }
 
 // List returns the backups, oldest first.
-func (r *Repo) List(ctx context.Context) ([]*Backup, error) {
-	ids, err := snapshot.ListSnapshotManifests(ctx, r.rep, nil, nil)
+func (r *Repo) List(ctx context.Context) ([]*Backup, error) { return r.list(ctx, nil) }
+
+// ListVolume returns the backups of a volume, by its UUID, oldest first.
+func (r *Repo) ListVolume(ctx context.Context, lvUUID string) ([]*Backup, error) {
+	return r.list(ctx, map[string]string{tagLVUUID: lvUUID})
+}
+
+// list returns the backups whose manifests have the tags.
+func (r *Repo) list(ctx context.Context, tags map[string]string) ([]*Backup, error) {
+	ids, err := snapshot.ListSnapshotManifests(ctx, r.rep, nil, tags)
 	if err != nil {
 		return nil, r.damage(ctx, err)
 	}

@@ -117,6 +117,14 @@ func (s *Set) next(from, to int64) int64 {
 	return to
 }
 
+// end returns the first segment from i on, up to to, that is not in the set.
+func (s *Set) end(i, to int64) int64 {
+	for i < to && s.Has(i) {
+		i++
+	}
+	return i
+}
+
 // Count is how many segments are in the set.
 func (s *Set) Count() int64 {
 	var n int64

@@ -231,15 +231,12 @@ func (s *saver) group(ctx context.Context, g int64, buf []byte) (object.ID, erro
 	if err != nil {
 		return object.EmptyID, err
 	}
-	for at := s.set.next(from, to); at < to; at = s.set.next(at, to) {
-		end := at + 1
-		for end < to && s.set.Has(end) && (end+1-at)*s.layout.Segment <= int64(len(buf)) {
-			end++
-		}
-		if err := s.run(ctx, at, ids[at-from:end-from], buf); err != nil {
+	for at := s.set.next(from, to); at < to; {
+		end := s.set.end(at, to)
+		if err := s.stretch(ctx, at, ids[at-from:end-from], buf); err != nil {
 			return object.EmptyID, err
 		}
-		at = end
+		at = s.set.next(end, to)
 	}
 	if err := s.checkpoint(ctx); err != nil {
 		return object.EmptyID, err
@@ -295,6 +292,63 @@ func (s *saver) old(ctx context.Context, from, to int64) ([]object.ID, error) {
 	return ids, nil
 }
 
+// askBytes is from how many changed bytes in a row on the device is asked
+// whether they are a hole: what was discarded is, and need not be read. Asking
+// costs what reading 100 KiB does.
+const askBytes = 256 << 10
+
+// stretch reads consecutive segments of a group, as much at a time as the
+// buffer takes, and stores them. Those that are a hole are not read; where
+// there is no base, the plan has left them out.
+func (s *saver) stretch(ctx context.Context, first int64, ids []object.ID, buf []byte) error {
+	holes := NewSet(0)
+	if n := int64(len(ids)) * s.layout.Segment; s.src.Base != nil && n >= askBytes {
+		var err error
+		if holes, err = s.holes(first, int64(len(ids))); err != nil {
+			return err
+		}
+	}
+	most := int64(len(buf)) / s.layout.Segment
+	for at, n := int64(0), int64(len(ids)); at < n; {
+		if at < holes.n && holes.Has(at) && s.layout.segmentLen(first+at) == s.layout.Segment {
+			if ids[at] != s.zero.Segment {
+				s.changed.Add(s.layout.Segment)
+				ids[at] = s.zero.Segment
+			}
+			s.progress(s.layout.Segment)
+			at++
+			continue
+		}
+		end := min(at+most, n)
+		if holes.n > 0 {
+			end = holes.next(at+1, end)
+		}
+		if err := s.run(ctx, first+at, ids[at:end], buf); err != nil {
+			return err
+		}
+		at = end
+	}
+	return nil
+}
+
+// holes returns which of n segments are holes as a whole, counted from the first.
+func (s *saver) holes(first, n int64) (*Set, error) {
+	data, off := NewSet(n), first*s.layout.Segment
+	length := min(n*s.layout.Segment, s.layout.Bytes-off)
+	for e, err := range s.src.Dev.Extents(off, length) {
+		if err != nil {
+			return nil, err
+		}
+		if e.Kind == block.Data {
+			data.AddRange(s.layout, e.Off-off, e.Len)
+		}
+	}
+	for i := range data.words {
+		data.words[i] = ^data.words[i]
+	}
+	return data, nil
+}
+
 // run reads consecutive segments and stores them.
 func (s *saver) run(ctx context.Context, first int64, ids []object.ID, buf []byte) error {
 	if ctx.Err() != nil {
@@ -305,7 +359,8 @@ func (s *saver) run(ctx context.Context, first int64, ids []object.ID, buf []byt
 	if _, err := s.src.Dev.ReadAt(buf, off); err != nil {
 		return err
 	}
-	s.read.Add(int64(len(buf)))
+	n := int64(len(buf))
+	s.read.Add(n)
 	for i := range ids {
 		b := buf[:min(int64(len(buf)), s.layout.Segment)]
 		buf = buf[len(b):]
@@ -321,7 +376,7 @@ func (s *saver) run(ctx context.Context, first int64, ids []object.ID, buf []byt
 			ids[i] = id
 		}
 	}
-	s.progress(int64(len(ids)) * s.layout.Segment)
+	s.progress(n)
 	return nil
 }
 
