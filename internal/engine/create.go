@@ -153,7 +153,7 @@ func (g *Group) formatStore(next *volume.Group, name string) (*birth, error) {
 	b.family = g.families[s.Origin.Name]
 	g.mu.Unlock()
 	if b.family != nil {
-		b.vol, err = openStore(b.base, s)
+		b.vol, err = g.openStore(b.base, s)
 		if err == nil {
 			b.vol.family = b.family
 		}

@@ -151,7 +151,7 @@ func (g *Group) bring(f *family, model *volume.Group, s volume.Snap) error {
 	if err != nil {
 		return err
 	}
-	v, err := openStore(cow, s)
+	v, err := g.openStore(cow, s)
 	if err != nil {
 		return err
 	}
@@ -162,12 +162,16 @@ func (g *Group) bring(f *family, model *volume.Group, s volume.Snap) error {
 	return nil
 }
 
-// openStore returns a snapshot that is in no family yet.
-func openStore(cow *base, s volume.Snap) (*vol, error) {
+// openStore returns a snapshot that is in no family yet. That it is lost may be
+// long before somebody looks at it: the log says so at once.
+func (g *Group) openStore(cow *base, s volume.Snap) (*vol, error) {
 	store, err := snap.Open(cow, snap.Options{ChunkBytes: s.Segment.ChunkSize.Bytes()})
 	if err != nil {
 		return nil, err
 	}
+	store.OnInvalid(func(why string) {
+		g.opts.Log.Error("snapshot is lost", "snapshot", s.Cow.Name, "origin", s.Origin.Name, "why", why)
+	})
 	v := &vol{name: s.Cow.Name, base: cow, store: store}
 	v.readOnly = s.Cow.ReadOnly()
 	return v, nil

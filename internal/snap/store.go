@@ -31,6 +31,7 @@ type Store struct {
 	reason   string
 	mark     int64  // bytes allocated from which on reached is called, see Watch
 	reached  func() // nil if nobody watches
+	lost     func(why string)
 }
 
 // maxChunks is how many chunks of a COW device are used: the index has 32 bits
@@ -217,11 +218,17 @@ func (s *Store) wantsCommit() bool {
 // as a valid one with wrong data.
 func (s *Store) invalidate(reason string) error {
 	s.mu.Lock()
-	if !s.invalid {
+	tell := s.lost
+	if s.invalid {
+		tell = nil
+	} else {
 		s.invalid, s.reason = true, reason
 	}
 	s.unmarked = true
 	s.mu.Unlock()
+	if tell != nil {
+		tell(reason)
+	}
 	h := dmsnap.Header{ChunkBytes: s.layout.ChunkBytes}
 	_, err := s.dev.WriteAt(h.Encode(), 0)
 	if err == nil {
@@ -235,6 +242,14 @@ func (s *Store) invalidate(reason string) error {
 	s.unmarked = false
 	s.mu.Unlock()
 	return nil
+}
+
+// OnInvalid has f called, with why, when the store becomes invalid. The commit
+// waits for f, which must not wait for anything.
+func (s *Store) OnInvalid(f func(why string)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lost = f
 }
 
 // run is a stretch of the origin's bytes that lies in one piece.

@@ -32,13 +32,14 @@ func datasync(f *os.File) error {
 
 // openDirect opens a file once more, for direct I/O. It returns nil where the
 // file system has none. The file is found by its descriptor: its path may be
-// another's by now. The lock stays with the descriptor that took it.
+// another's by now; errors name that path all the same. The lock stays with the
+// descriptor that took it.
 func openDirect(f *os.File) *os.File {
-	direct, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDWR|unix.O_DIRECT, 0)
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil
 	}
-	return direct
+	return os.NewFile(uintptr(fd), f.Name())
 }
 
 // retry calls again what a signal interrupted.

@@ -78,6 +78,13 @@ func (s *Script) Add(r Rule) {
 	s.seen = append(s.seen, 0)
 }
 
+// Clear takes all rules away: everything works again.
+func (s *Script) Clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rules, s.seen = nil, nil
+}
+
 // Fired returns how many operations failed by the script. A test whose fault
 // did not fire has tested nothing.
 func (s *Script) Fired() int {
