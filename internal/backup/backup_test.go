@@ -313,7 +313,7 @@ func TestLeftovers(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]string{
-		"vg-0/killed": "cowl lvremove -y vg-0/killed", "vg-0/running": "is using", "vg-0/afar": "elsewhere", killed: "rm '" + killed + "'",
+		"vg-0/killed": "cowl cleanup vg-0", "vg-0/running": "is using", "vg-0/afar": "elsewhere", killed: "rm '" + killed + "'",
 	}
 	for _, n := range r.Notes {
 		for subject, says := range want {

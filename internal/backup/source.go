@@ -207,21 +207,15 @@ func (s *source) leftovers(dir string, known ...string) []string {
 
 // describeLeftover says whose a backup's snapshot is.
 func describeLeftover(name string, tags []string) string {
-	var host, pid string
-	for _, tag := range tags {
-		if owner, ok := strings.CutPrefix(tag, ownerTag); ok {
-			host, pid, _ = strings.Cut(owner, ":")
-			pid, _, _ = strings.Cut(pid, ":")
-		}
-	}
-	n, err := strconv.Atoi(pid)
+	host, pid, known := ownerOf(tags)
 	switch {
-	case err == nil && host != hostname():
-		return fmt.Sprintf("snapshot %s belongs to a backup by process %d on %s; if that has ended, remove it with: cowl lvremove -y %s", name, n, host, name)
-	case err == nil && alive(n):
-		return fmt.Sprintf("another backup, process %d, is using snapshot %s", n, name)
+	case known && host != hostname():
+		return fmt.Sprintf("snapshot %s belongs to a backup by process %d on %s; if that has ended, remove it with: cowl lvremove -y %s", name, pid, host, name)
+	case known && alive(pid):
+		return fmt.Sprintf("another backup, process %d, is using snapshot %s", pid, name)
 	}
-	return fmt.Sprintf("snapshot %s was left by a backup that was killed; remove it with: cowl lvremove -y %s", name, name)
+	vg, _, _ := strings.Cut(name, "/")
+	return fmt.Sprintf("snapshot %s was left by a backup that was killed; remove it with: cowl cleanup %s", name, vg)
 }
 
 // patience is how many looks in a row may fail before a backup is given up:

@@ -62,6 +62,7 @@ var calls = map[string]call{
 	"repo unlock":   {"repo unlock repo:nosuch", "repo unlock repo:disk.img"},
 	"demo":          {"", ""},
 	"advise":        {"advise nosuch/lv", "advise vg/lv"},
+	"cleanup":       {"cleanup nosuch", "cleanup vg"},
 	"map":           {"map nosuch/lv", "map vg/lv --since snap"},
 
 	"overlay":         {"", ""},
