@@ -33,6 +33,9 @@ type Options struct {
 	Tool         string      // name and version of the program, for the manifest
 	// DryRun looks whether the backup could begin, and reports what it would do.
 	DryRun bool
+	Hooks  Hooks
+	// NoFreeze leaves file systems that are mounted from the volume's file alone.
+	NoFreeze bool
 	Reporter
 
 	open  func(path string) (outputFile, error) // tests put faults behind it
@@ -61,6 +64,7 @@ type Report struct {
 	Seconds      float64  `json:"seconds"`
 	Rate         float64  `json:"bytes_per_second"`      // ImageBytes over Seconds
 	SnapshotFill *float64 `json:"snapshot_fill_percent"` // highest; null if there is no store
+	Quiet
 	// Notes are what Reporter.Note was told, and what was said of the snapshot.
 	Notes []string `json:"notes,omitempty"`
 }
@@ -109,7 +113,7 @@ func RunAll(ctx context.Context, g manager.Group, lvs []string, o Options) (*Set
 }
 
 func (o *Options) common() common {
-	return common{target: o.Dir, size: o.SnapshotSize, dryRun: o.DryRun, Reporter: o.Reporter}
+	return common{target: o.Dir, size: o.SnapshotSize, dryRun: o.DryRun, hooks: o.Hooks, noFreeze: o.NoFreeze, Reporter: o.Reporter}
 }
 
 // source implements member.
@@ -212,7 +216,7 @@ func (j *job) note(text string) {
 // that takes. left is why our snapshot could not be removed.
 func (j *job) read(ctx context.Context, m moment) (left, err error) {
 	defer func() { left = j.src.release(ctx) }()
-	j.report.Notes = append(j.report.Notes, m.notes...)
+	j.report.Notes, j.report.Quiet = append(j.report.Notes, m.notes...), m.quiet
 	if m.instant != nil {
 		j.report.Instant, j.m.Instant = m.instant.ID, m.instant
 	}

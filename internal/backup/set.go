@@ -33,6 +33,7 @@ type SetReport[R Reported] struct {
 	Backups []R       `json:"backups"`
 	Failed  []Failure `json:"failed,omitempty"`
 	Totals
+	Quiet
 	Seconds float64 `json:"seconds"`
 	Rate    float64 `json:"bytes_per_second"` // VolumeBytes over Seconds
 	// Notes are about all of it, as far as they are not in Backups.
@@ -120,9 +121,11 @@ func (r *RepositoryReport) Since() string { return r.Base }
 
 // common are the options that all backups of a set share.
 type common struct {
-	target string // for people
-	size   volume.Size
-	dryRun bool
+	target   string // for people
+	size     volume.Size
+	dryRun   bool
+	hooks    Hooks
+	noFreeze bool
 	Reporter
 }
 
@@ -132,7 +135,8 @@ type moment struct {
 	instant *Instant
 	notes   []string      // of taking the snapshots, where there is one backup only
 	took    time.Duration // since the beginning, for the same
-	lock    *repo.Lock    // nil for plain files
+	quiet   Quiet
+	lock    *repo.Lock // nil for plain files
 }
 
 // member is the backup of one volume of a set, which may be the only one.
@@ -175,7 +179,10 @@ func (s *set[R]) run(ctx context.Context) (*SetReport[R], error) {
 	started := time.Now()
 	s.report = &SetReport[R]{Target: s.target, Backups: []R{}}
 	if err := s.prepare(ctx, started); err != nil {
-		return nil, err
+		if s.dryRun {
+			return nil, err
+		}
+		return nil, s.finish(ctx, err)
 	}
 	if s.dryRun {
 		for _, m := range s.members {
@@ -254,16 +261,20 @@ func (s *set[R]) runLocked(ctx context.Context, started time.Time) error {
 	}
 	locked, lock, err := s.lock(ctx, s.purpose())
 	if err != nil {
-		return err
+		return s.finish(ctx, err)
 	}
-	return errors.Join(s.runAll(locked, started, lock), lock.Release(ctx))
+	return errors.Join(s.runAll(locked, started, lock), warning(lock.Release(ctx)))
 }
 
-// runAll takes the snapshots and runs one backup after another.
+// runAll takes the snapshots and runs one backup after another, and the hooks
+// around it.
 func (s *set[R]) runAll(ctx context.Context, started time.Time, lock *repo.Lock) error {
 	m := moment{lock: lock, instant: s.instant()}
-	notes, err := s.take(ctx)
-	if err != nil {
+	if m.instant != nil {
+		s.report.Instant = m.instant.ID
+	}
+	notes, quiet, warned, err := s.takeQuietly(ctx)
+	if s.report.Quiet, m.quiet = quiet, quiet; err != nil {
 		if ctx.Err() != nil {
 			err = fmt.Errorf("%s %w (%v)", s.purpose(), ErrInterrupted, context.Cause(ctx))
 		}
@@ -271,21 +282,18 @@ func (s *set[R]) runAll(ctx context.Context, started time.Time, lock *repo.Lock)
 			m.abandon()
 			err = errors.Join(err, m.source().release(ctx))
 		}
-		return err
-	}
-	if m.instant != nil {
-		s.report.Instant = m.instant.ID
+		return s.finish(ctx, err)
 	}
 	if len(s.members) == 1 {
-		m.notes, m.took = notes, time.Since(started)
+		m.notes, m.took = append(s.report.Notes, notes...), time.Since(started)
 	} else {
 		s.report.Notes = append(s.report.Notes, notes...)
 	}
-	var failed error
+	failed := warned
 	for i, b := range s.members {
 		failed = errors.Join(failed, s.runOne(ctx, b, i, m))
 	}
-	return failed
+	return s.finish(ctx, failed)
 }
 
 // runOne runs a backup, unless the set was cancelled before it was its turn.
@@ -309,7 +317,7 @@ func (s *set[R]) runOne(ctx context.Context, b member[R], i int, m moment) error
 	}
 	s.report.Backups = append(s.report.Backups, r)
 	s.report.Totals.add(r.Sizes())
-	return left
+	return warning(left)
 }
 
 // instant is that of the set: a new one, or the one that its snapshots have

@@ -24,8 +24,10 @@ type RepositoryOptions struct {
 	// has changed, and leaves alone those that others left.
 	NoTrack bool
 	// Full reads everything, whatever is known of changes.
-	Full   bool
-	DryRun bool
+	Full     bool
+	DryRun   bool
+	Hooks    Hooks
+	NoFreeze bool // as Options'
 	Reporter
 
 	every time.Duration // between two looks at the snapshot
@@ -51,7 +53,8 @@ type RepositoryReport struct {
 	Seconds      float64  `json:"seconds"`
 	Rate         float64  `json:"bytes_per_second"` // VolumeBytes over Seconds
 	SnapshotFill *float64 `json:"snapshot_fill_percent"`
-	Notes        []string `json:"notes,omitempty"`
+	Quiet
+	Notes []string `json:"notes,omitempty"`
 }
 
 // storing is one backup into a repository on its way.
@@ -83,7 +86,7 @@ func RunRepositoryAll(ctx context.Context, g manager.Group, lvs []string, o Repo
 // repositorySet makes the set of backups of volumes, which share a lock.
 func repositorySet(g manager.Group, lvs []string, o RepositoryOptions) *set[*RepositoryReport] {
 	s := &set[*RepositoryReport]{g: g, common: common{
-		target: o.Repo.Name(), size: o.SnapshotSize, dryRun: o.DryRun, Reporter: o.Reporter,
+		target: o.Repo.Name(), size: o.SnapshotSize, dryRun: o.DryRun, hooks: o.Hooks, noFreeze: o.NoFreeze, Reporter: o.Reporter,
 	}}
 	for _, lv := range lvs {
 		o.LV = lv
@@ -163,7 +166,7 @@ func (s *storing) note(format string, args ...any) {
 // read stores the snapshot. left is why our own could not be removed.
 func (s *storing) read(ctx context.Context, m moment) (left, err error) {
 	defer func() { left = s.src.release(ctx) }()
-	s.report.Notes = append(s.report.Notes, m.notes...)
+	s.report.Notes, s.report.Quiet = append(s.report.Notes, m.notes...), m.quiet
 	if s.rec.Instant = m.instant; m.instant != nil {
 		s.report.Instant = m.instant.ID
 	}

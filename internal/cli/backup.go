@@ -24,11 +24,13 @@ type backupFlags struct {
 	noTrack bool
 	full    bool
 	json    bool
+	hooks   hookFlags
 	access  accessFlags
 }
 
 func newBackup(a *app) *cobra.Command {
 	o := backupFlags{
+		hooks:  newHookFlags(),
 		format: option[backup.Format]{value: backup.Raw, kind: "raw|tar", parse: oneOf(map[string]backup.Format{"raw": backup.Raw, "tar": backup.Tar})},
 		room:   newRoom(),
 	}
@@ -59,6 +61,19 @@ devices, extended attributes, ACLs, holes.
 
 ` + passwordHelp + `
 
+File systems that are mounted from a volume's file (by a loop device; as root)
+are frozen for the moment in which the snapshots are taken. Hooks bring
+applications to rest: commands of the shell that are run
+  --before-snapshot  first; if it fails there is no backup
+  --after-snapshot   once the snapshots are there, and whenever before-snapshot
+                     was run, whatever happened since: what that stopped goes on
+  --after-backup     when all backups are good
+  --on-failure       when one is not
+They find COWL_STAGE, COWL_VG, COWL_VOLUMES, COWL_TARGET, COWL_INSTANT,
+COWL_RESULT (ok, warning, failed), COWL_ERROR and COWL_BACKUPS (one a line) in
+their environment. One that takes longer than --hook-timeout is killed. If all
+that failed is a later hook, or the end of a snapshot, the exit code is 1.
+
 Into a repository, the snapshot stays until the next backup: it knows what
 changes from now on, and the next backup reads only that, as long as it is
 certain that this is all; otherwise it reads everything and says why. While it
@@ -73,6 +88,7 @@ the group's free space, which several share, and no more than can ever be of use
 		Example: `  cowl backup server1/root --to /backups
   cowl backup server1/db server1/log --to /backups
   cowl backup server1 --to repo:/backups/cowl
+  cowl backup server1/db --to /backups --before-snapshot 'systemctl stop db' --after-snapshot 'systemctl start db'
   cowl backup server1/root --to /backups -L 2G --json
   cowl backup server1/home --to /backups --format tar
   cowl backup server1/root --to repo:/backups/cowl
@@ -87,6 +103,7 @@ the group's free space, which several share, and no more than can ever be of use
 	o.room.add(f, "the snapshot, of each volume")
 	f.BoolVar(&o.noTrack, "no-track", false, "leave no snapshot by which the next backup knows what has changed")
 	f.BoolVar(&o.full, "full", false, "read everything, whatever is known of changes")
+	o.hooks.add(f)
 	o.access.add(f)
 	f.BoolVar(&o.json, "json", false, "print one JSON object instead of a summary")
 	return cmd
@@ -125,6 +142,7 @@ func (o *backupFlags) run(cmd *cobra.Command, a *app, args []string) error {
 		p := a.newProgress()
 		r, err := backup.RunAll(cmd.Context(), g, lvs, backup.Options{
 			Dir: o.to, Format: o.format.value, SnapshotSize: size, Tool: program(), DryRun: a.test, Reporter: p.reporter(),
+			Hooks: o.hooks.hooks(a), NoFreeze: o.hooks.noFreeze,
 		})
 		p.end()
 		return errors.Join(err, sayBackup(o, a, from, t, r))
@@ -153,6 +171,7 @@ func (o *backupFlags) runRepository(cmd *cobra.Command, a *app, from target, t t
 			p := a.newProgress()
 			r, err := backup.RunRepositoryAll(ctx, g, lvs, backup.RepositoryOptions{
 				Repo: store, SnapshotSize: size, NoTrack: o.noTrack, Full: o.full, Tool: program(), DryRun: a.test, Reporter: p.reporter(),
+				Hooks: o.hooks.hooks(a), NoFreeze: o.hooks.noFreeze,
 			})
 			p.end()
 			return errors.Join(err, sayBackup(o, a, from, t, r))
@@ -189,6 +208,7 @@ func sayBackup[R backup.Reported](o *backupFlags, a *app, from target, t targets
 		}
 	}
 	if single {
+		sayQuiet(a, r.Quiet)
 		return nil
 	}
 	parts := summary(r.Totals, 0, r.Seconds, r.Rate)
@@ -196,7 +216,15 @@ func sayBackup[R backup.Reported](o *backupFlags, a *app, from target, t targets
 		parts = append(parts, "one instant, "+r.Instant)
 	}
 	a.say("%d of %d volumes backed up: %s.", len(r.Backups), len(r.Volumes), strings.Join(parts, ", "))
+	sayQuiet(a, r.Quiet)
 	return nil
+}
+
+// sayQuiet says what was held still, and for how long.
+func sayQuiet(a *app, q backup.Quiet) {
+	if len(q.Frozen) > 0 {
+		a.say("Frozen while the snapshots were taken: %s (%v).", strings.Join(q.Frozen, ", "), time.Duration(q.QuietSeconds*float64(time.Second)).Round(time.Millisecond))
+	}
 }
 
 // shortPlace is where a backup is, as it can be named.

@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 
+	"cowl/internal/backup"
 	"cowl/internal/errs"
 )
 
@@ -38,6 +39,8 @@ func exitCode(err error) int {
 		return exitOK
 	case errors.As(err, &c):
 		return c.code
+	case backup.OnlyWarnings(err):
+		return exitIncomplete
 	}
 	if code, ok := exitCodes[errs.KindOf(err)]; ok {
 		return code

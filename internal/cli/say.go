@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 
+	"cowl/internal/backup"
 	"cowl/internal/errs"
 )
 
@@ -57,7 +58,11 @@ func (a *app) complain(err error) {
 	if errors.Is(err, context.Canceled) {
 		err = errs.WithHint(errs.E(errs.Other, "Interrupted..."), "%s", errs.HintOf(err))
 	}
-	writeLines(a.Stderr, err.Error())
+	text := err.Error()
+	if backup.OnlyWarnings(err) {
+		text = "WARNING: " + text
+	}
+	writeLines(a.Stderr, text)
 	if hint := errs.HintOf(err); hint != "" {
 		writeLines(a.Stderr, hint)
 	}
