@@ -15,7 +15,7 @@ import (
 	"cowl/internal/judge"
 )
 
-// hooked makes hooks of all stages that note in a file what they are told.
+// noting makes hooks of all stages that note in a file what they are told.
 func noting(t *testing.T, log string) Hooks {
 	t.Helper()
 	judge.NeedFile(t, "/bin/sh")
@@ -32,7 +32,11 @@ func logged(t *testing.T, log string) []string {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)
 	}
-	return strings.Split(strings.TrimSpace(string(text)), "\n")
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	for i := range lines {
+		lines[i] = strings.TrimSpace(lines[i]) // before-snapshot has no result
+	}
+	return lines
 }
 
 // Hooks come in order, around the moment of the snapshots.
@@ -112,9 +116,6 @@ func TestHooksOnFailure(t *testing.T) {
 				t.Errorf("the error does not say what the hook did: %v", err)
 			}
 			got := logged(t, log)
-			for i := range got {
-				got[i] = strings.TrimSpace(got[i])
-			}
 			if !slices.Equal(got, c.want) {
 				t.Errorf("hooks %q, want %q", got, c.want)
 			}
