@@ -28,6 +28,7 @@ func (a *app) activateTarget(ctx context.Context, t target) (*manager.Result, er
 	if err := a.mayActivate(ctx, t); err != nil {
 		return nil, err
 	}
+	a.settings()
 	client, r, err := daemon.Spawn(ctx, a.runDir(), t.group, a.serveCommand(t))
 	if client != nil {
 		client.Close()

@@ -18,6 +18,7 @@ type dryGroup struct {
 	real   manager.Group // for questions only
 	status *manager.Status
 	stamp  volume.Stamp
+	growth volume.Growth // of snapshots whose tags do not say otherwise
 }
 
 var _ manager.Group = (*dryGroup)(nil)
@@ -95,7 +96,7 @@ func (d *dryGroup) CreateSnapshots(ctx context.Context, specs []volume.SnapshotS
 		}
 		spec.PVs = pvs
 		if known, err := d.real.Writes(ctx, spec.Origin); err == nil {
-			manager.AdviseSnapshot(d.status.Group, &spec, known)
+			manager.AdviseSnapshot(d.status.Group, &spec, known, d.growth)
 		}
 		r, err := d.apply(d.status.Group.CreateSnapshot(spec, d.stamp))
 		if err != nil {

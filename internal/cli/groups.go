@@ -17,6 +17,7 @@ import (
 // openGroup opens a group for changes: through the daemon that owns it, or in
 // this process. With --test it is a dry run. The caller closes it.
 func (a *app) openGroup(ctx context.Context, name string) (manager.Group, error) {
+	settings := a.settings()
 	g, err := a.host().OpenGroup(ctx, name)
 	if errs.Is(err, errs.NotFound) {
 		return nil, noGroup(name)
@@ -27,7 +28,12 @@ func (a *app) openGroup(ctx context.Context, name string) (manager.Group, error)
 	if !a.test {
 		return g, nil
 	}
-	return newDry(ctx, g, a.Now().Unix())
+	dry, err := newDry(ctx, g, a.Now().Unix())
+	if err != nil {
+		return nil, err
+	}
+	dry.growth = settings.Growth
+	return dry, nil
 }
 
 // withGroup runs f with a group that is open for changes, and closes it.

@@ -69,13 +69,27 @@ func (a *app) inventory(ctx context.Context) (*fields.Data, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, w := range inv.Warnings {
+	a.noteOnce(inv.Warnings)
+	return dataOf(inv), nil
+}
+
+// noteOnce passes on warnings, each once.
+func (a *app) noteOnce(texts []string) {
+	for _, w := range texts {
 		if !a.warned[w] {
 			a.note("%s", w)
 			a.warned[w] = true
 		}
 	}
-	return dataOf(inv), nil
+}
+
+// settings returns what the configuration file says, and warns of what it says
+// in vain. An error in it is told by whoever cannot do without: opening a group
+// in this process, and the daemon that does.
+func (a *app) settings() manager.Settings {
+	s, warnings, _ := a.host().Settings()
+	a.noteOnce(warnings)
+	return s
 }
 
 // dataOf turns an inventory into what reports are made of.

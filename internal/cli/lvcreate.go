@@ -44,8 +44,10 @@ func newLVCreate(a *app) *cobra.Command {
 		Long: `Create a logical volume, or with -s a copy-on-write snapshot of one.
 
 A snapshot is there at once, whatever its origin's size. Its own size is what
-may change, of the origin or of the snapshot, while it lives: a snapshot that
-fills up is lost. Take what you expect the origin to change, not what it holds.
+may change, of the origin or of the snapshot, while it lives. Take what you
+expect the origin to change, not what it holds; it is extended before it fills
+up, as long as the group has free extents. When it has none a full snapshot is
+lost, unless --onfull says otherwise: see cowl help lvchange.
 Without a size cowl takes one for an hour of writes as it has watched them, and
 the chunk size for it; see cowl advise. If it has not watched long enough yet, it
 takes all that could ever be of use, or half of the free space if that is less.

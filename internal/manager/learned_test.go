@@ -118,6 +118,7 @@ func TestAdviseSnapshot(t *testing.T) {
 	defer g.Close()
 	r.lv(g, "data", 256)
 	hour := writesFor(3600)
+	never := []string{"cowl.autoextend_threshold=100"}
 	for _, c := range []struct {
 		spec  volume.SnapshotSpec
 		known *forecast.Pattern
@@ -129,15 +130,33 @@ func TestAdviseSnapshot(t *testing.T) {
 		{volume.SnapshotSpec{}, writesFor(60), 0, 0},
 		{volume.SnapshotSpec{}, &forecast.Pattern{}, 0, 0},
 		{volume.SnapshotSpec{Size: volume.Size{Extents: 3}}, hour, 0, 0},
+		// Only fair advice is not relied on where it cannot be made up for.
+		{volume.SnapshotSpec{Tags: never}, hour, 0, 0},
+		{volume.SnapshotSpec{Tags: never}, writesFor(4 * 3600), 64 * mib, 8},
 	} {
 		c.spec.Origin = "data"
-		AdviseSnapshot(g.engine.Model(), &c.spec, c.known)
+		AdviseSnapshot(g.engine.Model(), &c.spec, c.known, defaults.Growth)
 		switch a := c.spec.Advised; {
 		case a == nil && c.bytes == 0:
 		case a == nil:
 			t.Errorf("%+v: nothing is advised", c.spec)
 		case a.Bytes < c.bytes-24*mib || a.Bytes > c.bytes || c.spec.ChunkSize != c.chunk:
 			t.Errorf("%+v: %d MiB, want %d", c.spec, a.Bytes>>20, c.bytes>>20)
+		}
+	}
+	full := g.engine.Model() // 255 extents of 4 MiB are free
+	for _, c := range []struct {
+		left volume.Extents
+		take bool
+	}{{32, true}, {28, false}, {16, false}} {
+		filled, err := full.CreateLV(volume.LVSpec{Name: "filler", Size: volume.Size{Extents: full.Free() - c.left}}, r.host().stamp())
+		if err != nil {
+			t.Fatal(err)
+		}
+		spec := volume.SnapshotSpec{Origin: "data"}
+		AdviseSnapshot(filled.Group, &spec, hour, defaults.Growth)
+		if take := spec.Advised != nil; take != c.take {
+			t.Errorf("with %d extents left advice for %+v is taken: %v", c.left, spec.Advised, take)
 		}
 	}
 	if err := r.host().Learn(g.engine.Model(), patterns{g.engine.Model().LV("data").ID: hour}); err != nil {

@@ -21,6 +21,7 @@ type Local struct {
 	host   *Host
 	engine *engine.Group
 	store  *metastore.Store
+	growth volume.Growth // of snapshots whose tags do not say otherwise
 
 	// pvs is held by AddPVs, RemovePVs and Close, over I/O, and before any
 	// lock of the engine.
@@ -102,7 +103,7 @@ func (l *Local) CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpec
 			return nil, err
 		}
 		if known, err := l.engine.Writes(specs[i].Origin); err == nil {
-			AdviseSnapshot(l.engine.Model(), &specs[i], known)
+			AdviseSnapshot(l.engine.Model(), &specs[i], known, l.growth)
 		}
 	}
 	return result(l.engine.CreateSnapshots(ctx, specs))

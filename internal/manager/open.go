@@ -165,6 +165,13 @@ func (m membership) same(f *metastore.Found) bool {
 
 // newLocal hands what was found to the engine.
 func (h *Host) newLocal(set *deviceSet, f *metastore.Found) (*Local, error) {
+	settings, warnings, err := h.Settings()
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range warnings {
+		h.o.Log.Warn(w)
+	}
 	store, err := metastore.Open(f, h.storeOptions())
 	if err != nil {
 		return nil, err
@@ -178,11 +185,12 @@ func (h *Host) newLocal(set *deviceSet, f *metastore.Found) (*Local, error) {
 	eng, err := engine.Open(store, devs, engine.Options{
 		Now: h.o.Now, Random: h.o.Random, Host: h.host, Log: h.o.Log,
 		Known: h.recall(f.Group), Learned: func(m patterns) { h.keep(f.Group, m) },
+		Growth: settings.growth(store),
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &Local{host: h, engine: eng, store: store, set: set}, nil
+	return &Local{host: h, engine: eng, store: store, set: set, growth: settings.Growth}, nil
 }
 
 // readPVs opens devices and reads their labels and metadata.

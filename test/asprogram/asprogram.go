@@ -51,6 +51,22 @@ func Install(t testing.TB) string {
 func Environ(dir string) []string {
 	return append(os.Environ(), variable+"=1",
 		"COWL_RUN_DIR="+filepath.Join(dir, "run"),
+		"COWL_STATE_DIR="+filepath.Join(dir, "state"),
 		"COWL_DEVICES_FILE="+filepath.Join(dir, "devices"),
 		"XDG_STATE_HOME="+filepath.Join(dir, "state"))
 }
+
+// Configure writes the program's configuration file.
+func Configure(t testing.TB, dir, text string) {
+	t.Helper()
+	state := filepath.Join(dir, "state")
+	if err := os.MkdirAll(state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(state, "cowl.conf"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// NeverExtend is a configuration by which snapshots overflow as LVM's do.
+const NeverExtend = "activation/snapshot_autoextend_threshold = 100\n"

@@ -145,6 +145,9 @@ func TestDaemonKilled(t *testing.T) {
 // A snapshot that overflows under load fails the backup.
 func TestOverflow(t *testing.T) {
 	s := newSite(t, 20*gib)
+	if err := os.WriteFile(s.path("state/cowl.conf"), []byte("activation/snapshot_autoextend_threshold = 100\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	s.must("lvcreate -L 16G -n data vg")
 	s.must("vgchange -ay vg")
 	stop := make(chan struct{})

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"cowl/internal/block/blocktest"
+	"cowl/test/asprogram"
 )
 
 // keeper is who runs a volume group: the cowl program, or lvm2 on a kernel.
@@ -93,7 +94,9 @@ func newPair(t *testing.T, rng *rand.Rand) *pair {
 	t.Helper()
 	p := &pair{t: t, rng: rng, content: map[string][]byte{}, origin: map[string]string{}, invalid: map[string]bool{}, frozen: map[string]bool{}}
 	p.sets = [][]string{newImages(t), newImages(t)}
-	p.keepers = []keeper{newProgram(t), newLVM(t, slices.Concat(p.sets...)...)}
+	program := newProgram(t)
+	asprogram.Configure(t, program.dir, asprogram.NeverExtend) // as lvm2 does without dmeventd
+	p.keepers = []keeper{program, newLVM(t, slices.Concat(p.sets...)...)}
 	return p
 }
 

@@ -69,8 +69,9 @@ type Device struct {
 	disk     bool // a block device, not a regular file
 	size     atomic.Int64
 	sync     func(*os.File) error // datasync; tests replace it
-	noHoles  atomic.Bool          // the file system cannot punch holes
-	noDirect atomic.Bool          // direct I/O failed
+	allocate func(f *os.File, off, length int64) error
+	noHoles  atomic.Bool // the file system cannot punch holes
+	noDirect atomic.Bool // direct I/O failed
 
 	// written counts the changes that were made, and is raised before their
 	// calls return. A flush that reads it first covers all that it counts.
@@ -156,7 +157,7 @@ func adopt(f *os.File, path string, o Options) (*Device, error) {
 			return nil, err
 		}
 	}
-	d := &Device{f: f, path: path, disk: disk, sync: datasync}
+	d := &Device{f: f, path: path, disk: disk, sync: datasync, allocate: allocate}
 	d.written.Store(1) // by whoever had it open before
 	size, caps, err := geometry(f, info, disk)
 	if err != nil {
@@ -265,10 +266,62 @@ func (d *Device) Allocate(off, length int64) error {
 		return nil // it is all there
 	}
 	defer d.written.Add(1)
-	if err := allocate(d.f, off, length); err != nil {
+	if err := d.allocate(d.f, off, length); err != nil {
 		return fmt.Errorf("allocate %d bytes of %s: %w", length, d.path, err)
 	}
 	return nil
+}
+
+// Enlarge makes a regular file at least size bytes long, durably and with its place
+// in the file system as Allocate, and returns how long it is then: as long as it
+// is already if somebody else made it longer. If there is no room, of kind
+// errs.NoSpace, the file is as it was. Of a disk it only finds out whether it
+// has become that large; if not, that is errs.Unsupported.
+//
+// Nobody else may call Enlarge or Grow meanwhile.
+func (d *Device) Enlarge(size int64) (int64, error) {
+	if d.caps.ReadOnly {
+		return 0, block.ErrReadOnly
+	}
+	info, err := d.f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	now, _, err := geometry(d.f, info, d.disk)
+	switch old := d.size.Load(); {
+	case err != nil:
+		return 0, err
+	case now < old:
+		return 0, errs.E(errs.Conflict, "%s has become shorter while it was open: %d bytes, and had %d", d.path, now, old)
+	case now < size && d.disk:
+		return 0, errs.E(errs.Unsupported, "%s is a disk of %d bytes, and does not grow", d.path, now)
+	case now < size:
+		if err := d.lengthen(now, size); err != nil {
+			return 0, fmt.Errorf("make %s %d bytes long: %w", d.path, size, err)
+		}
+		now = size
+	}
+	d.size.Store(now)
+	return now, nil
+}
+
+// lengthen makes a file longer. Where its place cannot be taken in advance, it
+// ends with a hole.
+func (d *Device) lengthen(from, to int64) error {
+	err := d.allocate(d.f, from, to-from)
+	if errors.Is(err, errors.ErrUnsupported) {
+		err = nil
+	}
+	if err == nil {
+		err = d.f.Truncate(to)
+	}
+	if err == nil {
+		if err = d.f.Sync(); err == nil {
+			return nil
+		}
+	}
+	// What was allocated behind the end is given back.
+	return errors.Join(err, d.f.Truncate(from))
 }
 
 // ReadAt implements block.Device.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -200,4 +201,47 @@ func TestFileBehindLoopDevice(t *testing.T) {
 		}
 	}
 	open(t, d.Path(), file.Options{ReadOnly: true})
+}
+
+// In a full file system a file stays as it was, and what was tried is given
+// back.
+func TestEnlargeWithoutRoom(t *testing.T) {
+	if os.Geteuid() != 0 {
+		judge.Absent(t, "only root mounts a small file system")
+	}
+	dir := t.TempDir()
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=1M", "none", dir).CombinedOutput(); err != nil {
+		judge.Absent(t, "cannot mount a tmpfs: %v: %s", err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
+			t.Errorf("umount: %v: %s", err, out)
+		}
+	})
+	d, err := file.Create(filepath.Join(dir, "f"), 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if _, err := d.Enlarge(4 << 20); !errs.Is(err, errs.NoSpace) || d.Size() != 4096 {
+		t.Errorf("Enlarge to more than there is: %v, size %d", err, d.Size())
+	}
+	info, err := d.Stat()
+	if st := info.Sys().(*syscall.Stat_t); err != nil || info.Size() != 4096 || st.Blocks > 8 {
+		t.Errorf("the file has %d bytes in %d sectors, %v", info.Size(), st.Blocks, err)
+	}
+	if n, err := d.Enlarge(512 << 10); n != 512<<10 || err != nil {
+		t.Errorf("Enlarge to what there is: %d, %v", n, err)
+	}
+}
+
+// A disk is as large as it is, and may have become larger.
+func TestEnlargeDisk(t *testing.T) {
+	d := open(t, loopOf(t, 1<<20, 512), file.Options{})
+	if n, err := d.Enlarge(1 << 20); n != 1<<20 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	if _, err := d.Enlarge(2 << 20); !errs.Is(err, errs.Unsupported) {
+		t.Error(err)
+	}
 }

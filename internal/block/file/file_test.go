@@ -343,3 +343,37 @@ func TestFlushSkippingIsRaceFree(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// A file grows while it is in use, to what was asked for at least.
+func TestEnlarge(t *testing.T) {
+	d := create(t, 1000)
+	enlarge := func(size, want int64) {
+		t.Helper()
+		if got, err := d.Enlarge(size); got != want || err != nil || d.Size() != want {
+			t.Errorf("Enlarge(%d) = %d, %v; the size is %d, want %d", size, got, err, d.Size(), want)
+		}
+	}
+	enlarge(70000, 70000)
+	enlarge(5000, 70000) // it is long enough
+	if _, err := d.WriteAt([]byte{1}, 69999); err != nil {
+		t.Error(err)
+	}
+	if err := os.Truncate(d.Path(), 90000); err != nil {
+		t.Fatal(err)
+	}
+	enlarge(80000, 90000) // somebody else was faster
+	if err := os.Truncate(d.Path(), 100); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Enlarge(100000); !errs.Is(err, errs.Conflict) || d.Size() != 90000 {
+		t.Errorf("of a file that somebody cut: %v, size %d", err, d.Size())
+	}
+	ro, err := file.Open(d.Path(), file.Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ro.Close()
+	if _, err := ro.Enlarge(100000); !errs.Is(err, errs.Conflict) {
+		t.Errorf("of a file that is open for reading: %v", err)
+	}
+}

@@ -3,7 +3,8 @@
 //	key = value        section { ... }        # comment
 //
 // with values that are integers, floats, "strings" and [arrays]. It knows
-// nothing of what the keys mean; package vgtext does.
+// nothing of what the keys mean; package vgtext does for metadata, and package
+// manager for cowl's configuration file.
 //
 // What is read and written again keeps its order, values and layout as far as
 // LVM2 itself varies it (empty lines, rows of arrays), so that what cowl does

@@ -10,19 +10,23 @@ import (
 )
 
 // Parse reads a text. Errors are of kind errs.Corrupt and name the line.
-func Parse(text []byte) ([]Node, error) {
-	if len(text) > MaxSize {
-		return nil, errs.E(errs.Corrupt, "parse metadata: %d bytes of text (want at most %d)", len(text), MaxSize)
-	}
-	return parse(text, MaxEntries)
-}
+func Parse(text []byte) ([]Node, error) { return parse(text, MaxEntries) }
 
 // parse is Parse with the limit on entries as an argument.
 func parse(text []byte, entries int) ([]Node, error) {
-	if i := bytes.IndexByte(text, 0); i >= 0 {
-		return nil, errs.E(errs.Corrupt, "parse metadata: a NUL at byte %d of the text", i)
+	p := &parser{what: "parse metadata", line: 1, left: entries}
+	return p.parse(text)
+}
+
+// parse reads a text from its beginning to its end.
+func (p *parser) parse(text []byte) ([]Node, error) {
+	if len(text) > MaxSize {
+		return nil, errs.E(errs.Corrupt, "%s: %d bytes of text (want at most %d)", p.what, len(text), MaxSize)
 	}
-	p := &parser{text: string(text), line: 1, left: entries}
+	if i := bytes.IndexByte(text, 0); i >= 0 {
+		return nil, errs.E(errs.Corrupt, "%s: a NUL at byte %d of the text", p.what, i)
+	}
+	p.text = string(text)
 	nodes := p.section(0)
 	if p.err != nil {
 		return nil, p.err
@@ -32,11 +36,14 @@ func parse(text []byte, entries int) ([]Node, error) {
 
 // parser walks the text once. After the first error it only returns.
 type parser struct {
+	what string // is read, for errors
 	text string
 	pos  int
 	line int
 	left int // entries and elements that may still come
 	err  error
+
+	lines []int // where the entries begin, in their order
 
 	blank   bool   // skip passed an empty line
 	comment string // the last comment that skip passed
@@ -44,7 +51,7 @@ type parser struct {
 
 func (p *parser) fail(format string, args ...any) {
 	if p.err == nil {
-		p.err = errs.E(errs.Corrupt, "parse metadata line %d: %s", p.line, fmt.Sprintf(format, args...))
+		p.err = errs.E(errs.Corrupt, "%s line %d: %s", p.what, p.line, fmt.Sprintf(format, args...))
 	}
 }
 
@@ -155,6 +162,7 @@ func (p *parser) section(depth int) []Node {
 // entry reads "key = value" or "key { ... }".
 func (p *parser) entry(depth int) Node {
 	p.count()
+	p.lines = append(p.lines, p.line)
 	start := p.pos
 	for !p.atEnd() && isKey(p.text[p.pos]) {
 		p.pos++
