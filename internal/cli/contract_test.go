@@ -48,6 +48,7 @@ var calls = map[string]call{
 	"snapshot":      {"snapshot nosuch/lv", "snapshot vg -L 4M"},
 	"backup":        {"backup nosuch/lv --to backups", "backup vg/lv --to backups"},
 	"verify":        {"verify nosuch", "verify disk.img"},
+	"drill":         {"drill nosuch.raw", "drill disk.img"},
 	"restore":       {"restore nosuch vg/lv", "restore disk.img vg/lv"},
 	"ls":            {"ls nosuch/lv:/", "ls -lR vg/lv"},
 	"cat":           {"cat nosuch/lv:/file", "cat vg/lv:/file"},
