@@ -62,7 +62,7 @@ type Device interface {
 	// extended, and never shrinks.
 	Size() int64
 
-	// Caps returns what the device can do. It does not change.
+	// Caps returns what the device can do. It does not change, but for Waits.
 	Caps() Caps
 
 	// Close releases the device. Calls in flight must have returned. Close
@@ -76,6 +76,10 @@ type Caps struct {
 	Discard   bool // Discard frees space
 	Zeroes    bool // WriteZeroes is cheaper than writing them
 	BlockSize int  // logical block size, bytes, a power of 2, at least 512
+
+	// Waits: a write may wait for what only a person brings, such as space.
+	// Who serves others shall not let them wait for it.
+	Waits bool
 }
 
 // ExtentKind says what is known of an extent without reading it.

@@ -67,5 +67,8 @@ func (o *displayFlags) run(cmd *cobra.Command, a *app, kind fields.Kind, args []
 	if err := show(p, data); err != nil {
 		return err
 	}
+	if kind.Name == fields.LVs.Name {
+		a.checkSpace(data, false)
+	}
 	return missing
 }

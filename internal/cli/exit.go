@@ -15,6 +15,7 @@ const (
 	exitUsage      = 3 // the command line makes no sense
 	exitInit       = 4 // initialisation failed: the environment, the devices file
 	exitFailed     = 5 // the command failed
+	exitSpace      = 6 // lvs --check found a snapshot that lacks space or is lost: cowl's own
 )
 
 // exitCodes is what each kind of error ends with. A kind that is not there

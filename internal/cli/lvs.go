@@ -15,6 +15,10 @@ func newLVs(a *app) *cobra.Command {
 Data% of a snapshot says how full its COW store is: at 100 the snapshot is
 lost. While it is merged, Data% says how much is left to do.
 
+A snapshot that should be extended and cannot be is warned about, and so are
+writes that wait for that. With --check the command then ends with exit code 6,
+also if a snapshot is lost: for those who watch over a machine.
+
 The characters of Attr are:
   1  o origin, O origin with a merging snapshot, s snapshot, S merging snapshot
   2  w writeable, r read-only, R read-only although its metadata says otherwise
@@ -29,6 +33,7 @@ The characters of Attr are:
   cowl lvs -a -o+devices vg
   cowl lvs -o lv_name,data_percent -S 'data_percent>80'
   cowl lvs --segments -v vg/data
+  cowl lvs --check -o lv_name,on_full,time_to_full
   cowl lvs -o all --reportformat json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.segments {
@@ -38,5 +43,6 @@ The characters of Attr are:
 		},
 	}
 	o.add(cmd, "show internal volumes, too", true)
+	cmd.Flags().BoolVar(&o.check, "check", false, "end with 6 if a snapshot lacks space or is lost")
 	return cmd
 }

@@ -29,6 +29,7 @@ type reportFlags struct {
 	unquoted     bool
 	rows         bool
 	binary       bool
+	check        bool // of lvs alone
 }
 
 // add defines the options on a command. hasAll tells the commands with -a,
@@ -91,6 +92,11 @@ func (o *reportFlags) run(cmd *cobra.Command, a *app, kind fields.Kind, args []s
 	}
 	if err := r.Print(a.Stdout, rows, o.printFormat(cmd, kind)); err != nil {
 		return err
+	}
+	if kind.Name == fields.LVs.Name {
+		if low := a.checkSpace(data, o.check); missing == nil {
+			return low
+		}
 	}
 	return missing
 }

@@ -13,6 +13,7 @@ import (
 
 	"cowl/internal/block"
 	"cowl/internal/daemon"
+	"cowl/internal/errs"
 	"cowl/internal/forecast"
 	"cowl/internal/manager"
 	"cowl/internal/volume"
@@ -61,6 +62,12 @@ func (c *lvContent) transfer(ts *testscript.TestScript, neg bool, args []string)
 	defer shut(ts, args[1], dev)
 	if args[0] == "write" {
 		_, err := dev.WriteAt(want, off)
+		if neg {
+			if !errs.Is(err, errs.NoSpace) {
+				ts.Fatalf("write to %s: %v, want that there is no space", args[1], err)
+			}
+			err = nil
+		}
 		ts.Check(err)
 		ts.Check(dev.Flush())
 		return

@@ -188,6 +188,7 @@ func (g *Group) drop(v *vol) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	f.snaps = slices.DeleteFunc(f.snaps, func(s *vol) bool { return s == v })
+	f.waits.Store(f.mayWait())
 	if f.merge != nil && f.merge.vol == v {
 		f.merge = nil
 	}

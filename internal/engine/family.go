@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
+	"sync/atomic"
 
 	"cowl/internal/block"
 	"cowl/internal/errs"
@@ -21,6 +23,14 @@ type family struct {
 
 	held  bool   // activated until further notice, not for its openers; guarded by Group.mu
 	merge *merge // nil unless a snapshot is merging; guarded by Group.mu
+
+	waits atomic.Bool // see mayWait
+}
+
+// mayWait reports whether writes may have to wait for space. The caller holds
+// Group.mu.
+func (f *family) mayWait() bool {
+	return slices.ContainsFunc(f.snaps, func(v *vol) bool { return v.supply.OnFull == volume.OnFullHold })
 }
 
 // opens returns how often the family is open. The caller holds Group.mu.

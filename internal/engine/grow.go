@@ -62,6 +62,7 @@ func (g *Group) supplied(model *volume.Group, v *vol) {
 	g.mu.Lock()
 	v.supply.Growth = growth
 	v.supply.lost, v.supply.short = false, ""
+	v.family.waits.Store(v.family.mayWait())
 	g.mu.Unlock()
 	v.snap.Reserve(mustNotOverflow(growth))
 	g.watchFill(v, growth)
@@ -341,7 +342,7 @@ func (g *Group) giveUp(v *vol, why error) {
 // errFull is what a write gets whose snapshot must live.
 func (g *Group) errFull(v *vol) error {
 	vg := g.name
-	return errs.WithHint(errs.E(errs.NoSpace, "Snapshot %s/%s is full: %s. Writes that it would have to copy for are refused.", vg, v.name, v.supply.short),
+	return errs.WithHint(errs.E(errs.NoSpace, "Snapshot %s/%s is full: %s. Writes that it would have to copy for are refused.", vg, v.name, strings.TrimSuffix(v.supply.short, ".")),
 		"Give it space (cowl lvextend %[1]s/%[2]s, cowl vgextend %[1]s), or remove it.", vg, v.name)
 }
 

@@ -204,6 +204,9 @@ func TestFullHolds(t *testing.T) {
 			g, _ := small(t, Options{Growth: growing(volume.OnFullHold), Manual: true}, 4, 6)
 			must(t)(g.CreateLV(ctx, lv("other", 4, "")))
 			base := opened(t, g, "base")
+			if !base.Caps().Waits {
+				t.Error("nobody is told that writes may wait")
+			}
 			done := held(t, g, base, 0, 4*extent)
 			expect(t, "base meanwhile", base, 3*extent, 1, extent)
 			if err := base.Flush(); err != nil {
@@ -215,6 +218,9 @@ func TestFullHolds(t *testing.T) {
 			}
 			if err := base.Flush(); err != nil {
 				t.Fatal(err)
+			}
+			if waits := name == "lvremove"; base.Caps().Waits != waits {
+				t.Errorf("writes may wait: %v, want %v", !waits, waits)
 			}
 			expect(t, "base", base, 0, 2, 4*extent)
 			if name == "lvremove" {

@@ -225,7 +225,11 @@ func (h *handle) Size() (n int64) {
 }
 
 // Caps implements block.Device.
-func (h *handle) Caps() block.Caps { return h.caps }
+func (h *handle) Caps() block.Caps {
+	caps := h.caps
+	caps.Waits = h.vol.family.waits.Load()
+	return caps
+}
 
 // Close implements block.Device. The last one of a family deactivates it
 // unless it was activated for longer, or starts a merge that waited for it.

@@ -117,8 +117,27 @@ func (p *Printer) lvSizes(b *block, g *fields.Group, lv *volume.LV) {
 		if in := g.Active(lv).Cow.FullIn; in != nil {
 			b.field("Full in", "%s", fields.FullInText(*in))
 		}
+		fullness(b, g.Active(lv).Cow)
 	}
 	b.field("Snapshot chunk size", "%s", p.size(snap.Segment.ChunkSize.Bytes()))
+}
+
+// fullness writes what keeps a snapshot from filling up, and what happens if it
+// does: cowl's own lines.
+func fullness(b *block, c *manager.CowStatus) {
+	if c.OnFull == "" { // it is run by somebody else
+		return
+	}
+	if c.Threshold > 0 {
+		b.field("Extended at", "%d%%", c.Threshold)
+	}
+	b.field("When full", "%s", c.OnFull)
+	if c.Short != "" {
+		b.field("Not extended", "%s", c.Short)
+	}
+	if c.Holding > 0 {
+		b.field("Waiting writes", "%d", c.Holding)
+	}
 }
 
 func readAhead(lv *volume.LV) string {

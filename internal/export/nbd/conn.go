@@ -17,6 +17,9 @@ import (
 // Limits of one connection.
 const (
 	maxWorkers = 16
+	// maxWaiting is how many workers there may be where writes may have to wait
+	// for a person: others shall be served meanwhile, within maxHeld.
+	maxWaiting = 1024
 	readBuffer = 256 << 10 // bytes of requests that one read may fetch
 
 	// maxHeld bounds the payloads and replies in flight, in bytes: two of the
@@ -271,7 +274,7 @@ func (c *conn) hand(j job) {
 		return
 	default:
 	}
-	if c.workers < maxWorkers {
+	if c.workers < maxWorkers || c.workers < maxWaiting && c.dev.Caps().Waits {
 		c.workers++
 		c.working.Go(func() { c.work(j) })
 		return

@@ -7,7 +7,8 @@
 // # A server's connection
 //
 // One goroutine decodes requests, many to a read of the socket. What is quick
-// it serves itself (see pace); the rest goes to up to maxWorkers others, so
+// it serves itself (see pace); the rest goes to up to maxWorkers others (more
+// where the device says that writes may wait for long), so
 // replies leave in any order. They gather in the outbox and leave together
 // when the decoder runs out of requests. Whatever a peer does, a connection
 // holds at most maxHeld bytes of payloads and replies, its decoder's buffer,

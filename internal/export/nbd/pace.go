@@ -45,7 +45,7 @@ func (c *conn) isQuick(r request) bool {
 	case r.cmd == cmdRead:
 		return c.reads.isQuick()
 	case r.cmd == cmdWrite:
-		return r.flags&cmdFlagFUA == 0 && c.writes.isQuick()
+		return r.flags&cmdFlagFUA == 0 && c.writes.isQuick() && !c.dev.Caps().Waits
 	}
 	return false
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -84,6 +85,35 @@ func TestStuckRequest(t *testing.T) {
 			t.Fatalf("reply to %d, want the flush", a.cookie)
 		}
 	})
+}
+
+// Writes that wait for space, however many, keep nobody from reading and
+// flushing on the same connection.
+func TestWritesThatWait(t *testing.T) {
+	for _, length := range []uint32{1, inlineSize + 1} {
+		synctest.Test(t, func(t *testing.T) {
+			const writes = 200
+			release := make(chan struct{})
+			dev := &hooked{Device: mem.New(1 << 20), caps: &block.Caps{BlockSize: 512, Waits: true}}
+			dev.write = func(p []byte, _ int64) (int, error) { <-release; return len(p), nil }
+			p := serveVol(t, dev, false)
+			for i := range uint64(writes) {
+				p.ask(request{cmd: cmdWrite, cookie: 100 + i, length: length}, strings.Repeat("x", int(length)))
+			}
+			for cookie, cmd := range []uint16{cmdFlush, cmdFlush, cmdFlush} {
+				p.ask(request{cmd: cmd, cookie: uint64(cookie)})
+				if a := p.answer(); a.cookie != uint64(cookie) {
+					t.Fatalf("reply to %d, want %d", a.cookie, cookie)
+				}
+			}
+			close(release)
+			for range writes {
+				if a := p.answer(); a.cookie < 100 || a.errno != 0 {
+					t.Fatalf("%+v", a)
+				}
+			}
+		})
+	}
 }
 
 // A client that asks and asks and takes no answers costs bounded memory, and
