@@ -6,7 +6,7 @@ LDFLAGS  := -s -w -X cowl/internal/cli.buildVersion=$(VERSION)
 
 export CGO_ENABLED = 0
 
-.PHONY: build test long race lint demo bench fuzz setup clean kopia
+.PHONY: build test long race lint demo bench bench-backup fuzz setup clean kopia
 
 build: ## the static binary ./cowl
 	go build -trimpath -ldflags '$(LDFLAGS)' -o cowl ./cmd/cowl
@@ -29,6 +29,9 @@ demo: build ## the whole story on a real file system
 
 bench: ## cowl beside its peers, as ratios (BENCH=-full, BENCH=-quick; see docs/benchmark.md)
 	go run ./bench $(BENCH)
+
+bench-backup: ## backups beside restic, borg, qemu-img and dd (Debian's packages restic, borgbackup)
+	go run ./bench -backup $(BENCH)
 
 fuzz: ## every fuzz target for FUZZTIME each
 	FUZZTIME=$(FUZZTIME) scripts/fuzz

@@ -9,6 +9,7 @@
 //	go run ./bench -jobs rr32,fwf32     the acts that these jobs are in
 //	go run ./bench -pauses              what requests notice of a snapshot's creation
 //	go run ./bench -merge               merges, beside merging one exception at a time
+//	go run ./bench -backup              backups, beside restic, borg, qemu-img and dd
 package main
 
 import (
@@ -53,6 +54,7 @@ type bench struct {
 	counted bool     // count device operations as well
 	pauses  bool     // measure snapshots' creation instead
 	merges  bool     // measure merges instead
+	backups bool     // measure backups instead
 	results results
 }
 
@@ -80,9 +82,15 @@ func run(ctx context.Context) error {
 	where := flag.String("dir", os.TempDir(), "keep files below this directory; it should be on a disk, with room for 12 volumes")
 	flag.BoolVar(&b.pauses, "pauses", false, "measure how long I/O pauses while snapshots are created, and nothing else")
 	flag.BoolVar(&b.merges, "merge", false, "measure merges beside merging one exception at a time, and nothing else")
+	flag.BoolVar(&b.backups, "backup", false, "measure backups beside restic, borg, qemu-img and dd, and nothing else; 2 GiB unless -size says otherwise")
 	flag.BoolVar(&b.counted, "counts", true, "count cowl's device operations, if strace is installed")
 	flag.Parse()
 
+	sized := false
+	flag.Visit(func(f *flag.Flag) { sized = sized || f.Name == "size" })
+	if b.backups && !sized {
+		*size = 2048
+	}
 	if *full {
 		*size, b.rounds = 4096, 5
 	}
@@ -99,7 +107,7 @@ func run(ctx context.Context) error {
 	if *jobs != "" {
 		b.jobs = strings.Split(*jobs, ",")
 	}
-	if _, err := exec.LookPath("fio"); err != nil && !b.merges {
+	if _, err := exec.LookPath("fio"); err != nil && !b.merges && !b.backups {
 		return fmt.Errorf("fio is needed: %w", err)
 	}
 	var err error
@@ -152,6 +160,9 @@ func (b *bench) measure() error {
 	}
 	if b.merges {
 		return b.measureMerges()
+	}
+	if b.backups {
+		return b.measureBackups()
 	}
 	for round := range b.rounds {
 		servers := b.available()

@@ -21,6 +21,8 @@ type results struct {
 	Counts                []counts
 	Pauses                []pauses
 	Merges                []merges
+	Backups               []backups
+	Sparse                *sparseRun
 }
 
 // samples are one server's rounds of one job, in order.
@@ -68,6 +70,7 @@ func (r *results) print(to io.Writer) {
 	fmt.Fprintf(to, "\nload average before %s, after %s\n", r.LoadBefore, r.LoadAfter)
 	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
 	r.printMerges(to)
+	r.printBackups(to)
 	if r.printPauses(to); len(r.Measured) == 0 {
 		return
 	}

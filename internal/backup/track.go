@@ -41,8 +41,7 @@ import (
 const TrackingTag = "cowl.tracking="
 
 const (
-	// sampledSegments is how many unchanged segments are compared: a few
-	// milliseconds' work.
+	// sampledSegments is how many unchanged segments are compared, in some 50 ms.
 	sampledSegments = 32
 
 	// A tracking snapshot lives until the next backup, so it begins small, with

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -159,9 +161,21 @@ func (a *app) backupSources(cmd *cobra.Command, args []string) (target, error) {
 	return a.oneGroup(cmd, args)
 }
 
+// repositoryMemory is how much memory a backup into a repository is to get by
+// with, whatever the volume's size, unless $GOMEMLIMIT says otherwise. It is the
+// collector's aim and not a limit; what kopia holds for packs on their way is the most of it.
+const repositoryMemory = 192 << 20
+
+func boundMemory() {
+	if debug.SetMemoryLimit(-1) == math.MaxInt64 {
+		debug.SetMemoryLimit(repositoryMemory)
+	}
+}
+
 // runRepository backs up into a repository.
 func (o *backupFlags) runRepository(cmd *cobra.Command, a *app, from target, t targets.Target, size volume.Size) error {
 	ctx := cmd.Context()
+	boundMemory()
 	return a.withRepo(ctx, t, o.access, false, func(store *repo.Repo) error {
 		return a.withGroup(ctx, from.group, func(g manager.Group, st *manager.Status) error {
 			lvs, err := a.members(from, st)

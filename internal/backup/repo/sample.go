@@ -41,6 +41,9 @@ func (m *Image) Sample(ctx context.Context, dev block.Device, changed *Set, n in
 	return compared, nil
 }
 
+// sampledOfGroup is how many segments of a group are sampled, on average.
+const sampledOfGroup = 4
+
 // sampled chooses at most n segments below limit that are not in changed, each
 // once.
 func (m *Image) sampled(limit int64, changed *Set, n int) []int64 {
@@ -60,6 +63,9 @@ func (m *Image) sampled(limit int64, changed *Set, n int) []int64 {
 			groups = append(groups, g)
 		}
 	}
+	// Of few groups, since it is their indexes that take time to read.
+	rand.Shuffle(len(groups), func(i, j int) { groups[i], groups[j] = groups[j], groups[i] })
+	groups = groups[:min(len(groups), 1+n/sampledOfGroup)]
 	for range 4 * n {
 		if len(groups) == 0 {
 			break
