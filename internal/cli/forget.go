@@ -27,7 +27,7 @@ type forgetFlags struct {
 func newForget(a *app) *cobra.Command {
 	var o forgetFlags
 	cmd := &cobra.Command{
-		Use: "forget TARGET [VG/LV...] --keep-... | TARGET::BACKUP... [OPTION]...", Short: "Take old backups off the list", GroupID: groupOwn,
+		Use: "forget TARGET [VG/LV|VG...] --keep-... | TARGET::BACKUP... [OPTION]...", Short: "Take old backups off the list", GroupID: groupOwn,
 		Long: `Forget backups: of each volume in the target those that no rule keeps, or the
 ones that are named. A rule keeps the latest backup of each of the latest so
 many hours, days, weeks, months or years that have one; --keep-last keeps the
@@ -85,7 +85,10 @@ func (o *forgetFlags) run(cmd *cobra.Command, a *app, args []string) error {
 	var volumes []lvName
 	if name == "" {
 		for _, arg := range args[1:] {
-			n, err := a.lvArg(arg)
+			n, err := splitName(arg)
+			if err == nil && n.LV == "" && a.Getenv("LVM_VG_NAME") != "" {
+				n, err = a.lvArg(arg)
+			}
 			if err != nil {
 				return usageError(cmd, err)
 			}
@@ -207,15 +210,15 @@ func (o *forgetFlags) choose(a *app, t targets.Target, all []listed, named []str
 	groups, order := map[string][]listed{}, []string{}
 	found := map[lvName]bool{}
 	for _, l := range all {
-		name := lvName{l.VG, l.LV}
+		name, group := lvName{l.VG, l.LV}, lvName{VG: l.VG}
 		if l.stored != nil && l.stored.Pinned {
 			kept[l.ID] = []string{"pinned"} // by the stock kopia
 			continue
 		}
-		if l.Fault != "" || len(volumes) > 0 && !slices.Contains(volumes, name) {
+		if l.Fault != "" || len(volumes) > 0 && !slices.Contains(volumes, name) && !slices.Contains(volumes, group) {
 			continue // what cannot be told to be old is kept
 		}
-		found[name] = true
+		found[name], found[group] = true, true
 		if groups[l.LVUUID] == nil {
 			order = append(order, l.LVUUID)
 		}

@@ -32,12 +32,17 @@ type app struct {
 	warned  map[string]bool // warnings that were given
 	dryRun  bool            // that it is a test was said
 
+	// another runs a command line as if it were the program's: jobs consist of
+	// those.
+	another func(ctx context.Context, args []string) error
+
 	// source replaces what reports are made of, in tests.
 	source func(context.Context) (*fields.Data, error)
 }
 
 // execute runs the command that the arguments name.
 func (a *app) execute(ctx context.Context, args []string) error {
+	a.another = func(ctx context.Context, args []string) error { return (&app{Env: a.Env}).execute(ctx, args) }
 	root := a.root()
 	a.warned = map[string]bool{}
 	a.command = strings.Join(append([]string{"cowl"}, args...), " ")

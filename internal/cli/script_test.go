@@ -54,7 +54,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"mkimage": mkimage, "lv": content.run, "overlay": overlayContent, "waitfor": waitFor, "setglob": setglob, "flip": flip,
-			"firstbackup": firstBackup, "setmatch": setMatch, "biggest": biggest, "noise": makeNoise,
+			"firstbackup": firstBackup, "setmatch": setMatch, "biggest": biggest, "noise": makeNoise, "exitcode": exitCodeIs,
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond == "fuse" {
