@@ -28,11 +28,26 @@ func (a *app) activateTarget(ctx context.Context, t target) (*manager.Result, er
 	if err := a.mayActivate(ctx, t); err != nil {
 		return nil, err
 	}
+	if kernel, err := a.host().RunByKernel(ctx, t.group); err != nil || kernel {
+		if err != nil {
+			return nil, err
+		}
+		return a.activateByKernel(ctx, t)
+	}
 	a.settings()
 	client, r, err := daemon.Spawn(ctx, a.runDir(), t.group, a.serveCommand(t))
 	if client != nil {
 		client.Close()
 	}
+	return r, err
+}
+
+// activateByKernel has the host's lvm2 activate volumes.
+func (a *app) activateByKernel(ctx context.Context, t target) (r *manager.Result, err error) {
+	err = a.withGroup(ctx, t.group, func(g manager.Group, _ *manager.Status) error {
+		r, err = g.Activate(ctx, t.names...)
+		return err
+	})
 	return r, err
 }
 

@@ -14,7 +14,8 @@ import (
 func (a *app) host() *manager.Host {
 	return manager.NewHost(manager.HostOptions{
 		Devices: a.devices, DevicesFile: a.devicesFile,
-		RunDir: a.runDir(), StateDir: a.stateDir(),
+		Backend: a.backend.value,
+		RunDir:  a.runDir(), StateDir: a.stateDir(),
 		Dial: func(ctx context.Context, runDir, group string) (manager.Group, error) {
 			c, err := daemon.Connect(ctx, runDir, group)
 			if err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"cowl/internal/cli/fields"
 	"cowl/internal/errs"
+	"cowl/internal/manager"
 )
 
 // app is one run of the program: the environment and the options that all
@@ -24,6 +25,7 @@ type app struct {
 	yes, test      bool
 	devices        []string
 	devicesFile    string
+	backend        option[manager.Backend]
 	rundir         string       // of serve only
 	statedir       string       // of serve only
 	log            *slog.Logger // of serve only; nil is none
@@ -107,6 +109,8 @@ func (a *app) commonFlags(f *pflag.FlagSet) {
 	f.BoolVarP(&a.test, "test", "t", false, "change nothing, and say what would be done")
 	f.StringSliceVar(&a.devices, "devices", nil, "use these `files` and devices only (also $COWL_DEVICES)")
 	f.StringVar(&a.devicesFile, "devicesfile", "", "use the devices that this `file` lists")
+	a.backend = option[manager.Backend]{kind: "auto|host|cowl", parse: manager.ParseBackend}
+	flagOf(f, &a.backend, "backend", "", "who runs groups: the host's LVM or cowl (the host's what the kernel has active)")
 }
 
 // noCommand is the error for a verb that does not exist, below the root or

@@ -91,7 +91,7 @@ func (a *app) deactivateGroup(ctx context.Context, name string) error {
 		return noGroup(name)
 	case g.Meta.Has(volume.StatusExported):
 		return errs.E(errs.Conflict, "Volume group %s is exported", name)
-	case g.Owner == 0: // nothing is active, and nobody needs the PVs' locks for that
+	case g.Owner == 0 && !g.Kernel: // nothing is active, and nobody needs the PVs' locks for that
 		return a.sayActive(ctx, name, nil)
 	}
 	err = a.withGroup(ctx, name, func(g manager.Group, s *manager.Status) error {

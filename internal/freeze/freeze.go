@@ -26,8 +26,8 @@ const DefaultLimit = 10 * time.Second
 
 // Plan says what to hold.
 type Plan struct {
-	// Mounts are file systems to freeze, in this order; Mounts (the function)
-	// returns them in one that works.
+	// Mounts are file systems to freeze, in this order: see Order, in which the
+	// function Mounts returns them.
 	Mounts []Mount
 	// Devices are device-mapper devices to suspend, by UUID, after that. The
 	// file system on one is frozen with it, and must not be among Mounts: some

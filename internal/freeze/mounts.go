@@ -60,9 +60,9 @@ func unescape(s string) string {
 	return b.String()
 }
 
-// order leaves one mount of each file system, the one that was mounted last
+// Order leaves one mount of each file system, the one that was mounted last
 // first: a file system in a file of another one must be frozen before that.
-func order(mounts []Mount) []Mount {
+func Order(mounts []Mount) []Mount {
 	slices.SortStableFunc(mounts, func(a, b Mount) int { return cmp.Compare(b.Depth, a.Depth) })
 	seen := map[Device]bool{}
 	return slices.DeleteFunc(mounts, func(m Mount) bool {

@@ -38,7 +38,7 @@ func mountsIn(proc string, devices []Device) ([]Mount, error) {
 			}
 		}
 	}
-	return order(found), nil
+	return Order(found), nil
 }
 
 func namespace(dir string) string {

@@ -34,7 +34,7 @@ func TestParseMounts(t *testing.T) {
 // any more when that one is frozen before it.
 func TestOrder(t *testing.T) {
 	var points []string
-	for _, m := range order(parseMounts([]byte(mountinfo))) {
+	for _, m := range Order(parseMounts([]byte(mountinfo))) {
 		points = append(points, m.Point)
 	}
 	if want := []string{"/pool", "/bind", "/srv/a b/image", "/proc", "/"}; !slices.Equal(points, want) {
@@ -54,7 +54,7 @@ func TestUnescape(t *testing.T) {
 func FuzzMounts(f *testing.F) {
 	f.Add([]byte(mountinfo))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		if got := order(parseMounts(text)); len(got) > len(text) {
+		if got := Order(parseMounts(text)); len(got) > len(text) {
 			t.Fatalf("%d mounts in %d bytes", len(got), len(text))
 		}
 	})

@@ -25,6 +25,9 @@ type HostOptions struct {
 	// (--devicesfile, $COWL_DEVICES_FILE).
 	DevicesFile string
 
+	// Backend says who is to run groups.
+	Backend Backend
+
 	// RunDir is where daemons have their sockets; "" knows of no daemons.
 	RunDir string
 	// Dial reaches the daemon that serves a group from RunDir, and gives an

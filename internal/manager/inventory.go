@@ -23,6 +23,9 @@ type GroupInfo struct {
 	PVs   []*PVInfo           // in the metadata's order
 	Owner int                 // process id of the daemon that has the group active, 0 if none
 
+	// Kernel: the kernel has volumes of the group active, not cowl.
+	Kernel bool
+
 	// Unusable says why the group can be listed but not opened, nil if it can.
 	Unusable error
 }

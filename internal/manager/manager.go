@@ -1,7 +1,7 @@
 // Package manager is what verbs and backups see: volume groups and volumes by
 // name, whoever runs them. A Group is run by cowl's engine in this process, by
-// a cowl daemon that owns it (package daemon's client), or, later, by the
-// host's kernel.
+// a cowl daemon that owns it (package daemon's client), or by the host's kernel
+// through lvm2 (Hosted).
 package manager
 
 import (

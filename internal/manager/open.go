@@ -13,8 +13,8 @@ import (
 )
 
 // OpenGroup opens a group for use and change: through the daemon that owns it,
-// if there is one, otherwise in this process, whose alone it is then until it
-// is closed. Devices that another command holds are waited for a few seconds.
+// if there is one; through the host's lvm2 if the kernel has it active; otherwise
+// in this process, whose alone it is then until it is closed. Devices that another command holds are waited for a few seconds.
 //
 // The error is of kind errs.NotFound if there is no such group, errs.Busy if
 // somebody else holds one of its devices, and errs.Conflict or errs.Unsupported
@@ -24,6 +24,10 @@ func (h *Host) OpenGroup(ctx context.Context, name string) (Group, error) {
 	err := h.patiently(ctx, func() error {
 		// A daemon may have come up while its devices were waited for.
 		owner, err := h.dial(ctx, name)
+		if err == nil && h.o.Backend == BackendHost {
+			owner.Close()
+			return errs.WithHint(errs.E(errs.Conflict, "volume group %s is run by a daemon of cowl's", name), "cowl vgchange -an %s ends it.", name)
+		}
 		if err == nil {
 			g, err = owner, h.checkOwner(ctx, owner, name)
 			if err != nil {
@@ -33,6 +37,15 @@ func (h *Host) OpenGroup(ctx context.Context, name string) (Group, error) {
 		}
 		if !errs.Is(err, errs.NotFound) {
 			return err
+		}
+		if h.o.Backend != BackendCowl {
+			hosted, err := h.tryHosted(ctx, name)
+			if err == nil {
+				g = hosted
+			}
+			if h.o.Backend == BackendHost || !errs.Is(err, errs.NotFound) {
+				return err
+			}
 		}
 		local, err := h.tryLocal(ctx, name)
 		if err == nil {
@@ -110,6 +123,9 @@ func (h *Host) members(ctx context.Context, name string) (membership, error) {
 	f, err := s.found.Find(name)
 	if err != nil {
 		return membership{}, err
+	}
+	if kernelRuns(f) {
+		return membership{}, errKernels(name)
 	}
 	m := membership{id: f.Group.ID, missing: f.Missing()}
 	for _, pv := range f.PVs {

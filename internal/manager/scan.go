@@ -35,7 +35,11 @@ func (h *Host) Scan(ctx context.Context) (*Inventory, error) {
 	}
 	for _, f := range s.found.Groups {
 		inv.warn(f.Problems...)
-		inv.Groups = append(inv.Groups, describeGroup(f))
+		g := describeGroup(f)
+		if err := h.mergeKernel(f, g); err != nil {
+			inv.warn("WARNING: " + err.Error())
+		}
+		inv.Groups = append(inv.Groups, g)
 	}
 	for _, src := range s.plain {
 		p := &PVInfo{PVStatus: PVStatus{Path: src.Path, Size: src.Dev.Size()}}
@@ -90,6 +94,7 @@ func (h *Host) mergeOwner(ctx context.Context, g *GroupInfo) error {
 	for _, pv := range g.PVs {
 		byID[pv.ID] = pv
 	}
+	g.Kernel = false // its PVs are the daemon's
 	g.Meta, g.LVs, g.Owner = st.Group, st.LVs, st.Owner
 	g.PVs = nil
 	for i, listed := range st.Group.PVs {

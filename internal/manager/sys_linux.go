@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -89,6 +90,27 @@ func component(dir, class string) bool {
 		return strings.HasPrefix(e.Name(), "md") ||
 			strings.HasPrefix(sysText(filepath.Join(class, e.Name(), "dm/uuid")), "mpath-")
 	})
+}
+
+// standsOn reports whether a device stands on one of those with the numbers.
+func standsOn(major, minor uint32, numbers map[string]bool) bool {
+	queue := []string{fmt.Sprintf("%d:%d", major, minor)}
+	seen := map[string]bool{}
+	for i := 0; i < len(queue); i++ {
+		dir := "/sys/dev/block/" + queue[i] + "/slaves"
+		below, _ := os.ReadDir(dir)
+		for _, e := range below {
+			number := sysText(filepath.Join(dir, e.Name(), "dev"))
+			if numbers[number] {
+				return true
+			}
+			if !seen[number] && number != "" {
+				seen[number] = true
+				queue = append(queue, number)
+			}
+		}
+	}
+	return false
 }
 
 func sysText(path string) string {

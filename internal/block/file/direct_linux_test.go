@@ -3,6 +3,7 @@ package file
 import (
 	"bytes"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"testing"
 	"unsafe"
@@ -51,5 +52,34 @@ func TestDirectAndBufferedWritesMix(t *testing.T) {
 	}
 	if direct == 0 || d.noDirect.Load() {
 		t.Errorf("%d writes could go past the page cache; refused: %v", direct, d.noDirect.Load())
+	}
+}
+
+// What is read past the page cache is the same at any place and into any memory.
+func TestDirectReads(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "image")
+	want := make([]byte, 1<<20+512)
+	rnd := rand.New(rand.NewPCG(3, 4))
+	for i := range want {
+		want[i] = byte(rnd.Uint32())
+	}
+	if err := os.WriteFile(path, want, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d, err := Open(path, Options{ReadOnly: true, Direct: true})
+	if err != nil {
+		t.Skipf("this file system has no direct I/O: %v", err)
+	}
+	defer d.Close()
+	for range 300 {
+		n := rnd.Int64N(20000)
+		off := rnd.Int64N(d.Size() - n + 1)
+		got := make([]byte, n+1)[1:]
+		if m, err := d.ReadAt(got, off); err != nil || m != int(n) || !bytes.Equal(got, want[off:off+n]) {
+			t.Fatalf("%d bytes at %d: %d, %v, equal: %v", n, off, m, err, bytes.Equal(got, want[off:off+n]))
+		}
+	}
+	if n, err := d.ReadAt(make([]byte, 10), d.Size()-5); err == nil {
+		t.Errorf("%d bytes across the end, without an error", n)
 	}
 }

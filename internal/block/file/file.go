@@ -56,6 +56,10 @@ const (
 type Options struct {
 	ReadOnly bool
 	Lock     Lock
+	// Direct, of what is open for reading only on Linux, reads past the page
+	// cache: for a device that somebody writes to below it, as the kernel does
+	// to a snapshot's store.
+	Direct bool
 }
 
 // Device is an open file or block device.
@@ -67,6 +71,7 @@ type Device struct {
 	path     string
 	caps     block.Caps
 	disk     bool // a block device, not a regular file
+	bypass   bool // f is open for direct I/O
 	size     atomic.Int64
 	sync     func(*os.File) error // datasync; tests replace it
 	allocate func(f *os.File, off, length int64) error
@@ -104,6 +109,9 @@ func Open(path string, o Options) (*Device, error) {
 	}
 	if disk && o.Lock == Exclusive {
 		flags |= diskLockFlag
+	}
+	if o.ReadOnly && o.Direct {
+		flags |= directFlag
 	}
 	f, err := os.OpenFile(path, flags, 0)
 	if err != nil {
@@ -157,7 +165,9 @@ func adopt(f *os.File, path string, o Options) (*Device, error) {
 			return nil, err
 		}
 	}
-	d := &Device{f: f, path: path, disk: disk, sync: datasync, allocate: allocate}
+	d := &Device{
+		f: f, path: path, disk: disk, bypass: o.ReadOnly && o.Direct && directFlag != 0, sync: datasync, allocate: allocate,
+	}
 	d.written.Store(1) // by whoever had it open before
 	size, caps, err := geometry(f, info, disk)
 	if err != nil {
@@ -329,11 +339,28 @@ func (d *Device) ReadAt(p []byte, off int64) (int, error) {
 	if err := block.CheckRange(off, int64(len(p)), d.size.Load()); err != nil {
 		return 0, err
 	}
-	n, err := d.f.ReadAt(p, off)
+	n, err := d.read(p, off)
 	if n < len(p) && errors.Is(err, io.EOF) {
 		err = fmt.Errorf("read %s: truncated at byte %d while it was open: %w", d.path, off+int64(n), io.ErrUnexpectedEOF)
 	}
 	return n, err
+}
+
+// read reads, by direct I/O through aligned memory where that is asked for.
+func (d *Device) read(p []byte, off int64) (int, error) {
+	if !d.bypass || len(p) == 0 || isAligned(p, off) {
+		return d.f.ReadAt(p, off)
+	}
+	from := off &^ (directAlign - 1)
+	before, end := int(off-from), off+int64(len(p))
+	length := (end+directAlign-1)&^(directAlign-1) - from // maybe past the device's end
+	memory := make([]byte, length+directAlign)
+	memory = memory[-int(uintptr(unsafe.Pointer(&memory[0])))&(directAlign-1):][:length]
+	n, err := d.f.ReadAt(memory, from)
+	if n = max(0, min(n-before, len(p))); n == len(p) {
+		err = nil
+	}
+	return copy(p, memory[before:][:n]), err
 }
 
 // WriteAt implements block.Device.

@@ -22,6 +22,7 @@ import (
 
 const (
 	diskSupport  = true
+	directFlag   = unix.O_DIRECT
 	diskLockFlag = os.O_EXCL // without O_CREATE: the kernel's own claim on a block device
 )
 

@@ -14,6 +14,7 @@ import (
 
 const (
 	diskSupport  = false // their sizes and locks are everywhere different
+	directFlag   = 0
 	diskLockFlag = 0
 )
 

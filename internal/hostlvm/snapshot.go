@@ -1,0 +1,147 @@
+package hostlvm
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"cowl/internal/errs"
+	"cowl/internal/volume"
+)
+
+// planned is a snapshot that is to be taken.
+type planned struct {
+	name   string
+	origin *volume.LV
+	tags   []string
+	args   []string // of lvcreate
+}
+
+// CreateSnapshots takes snapshots of volumes at one instant: see together. lvm2
+// itself freezes the file system on each origin while it takes its snapshot.
+func (g *Group) CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpec) (*Result, error) {
+	model, err := g.o.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	plan, notes, err := g.plan(model, specs)
+	if err != nil {
+		return nil, err
+	}
+	r := &Result{Notes: notes}
+	for _, p := range plan {
+		r.Names = append(r.Names, p.name)
+	}
+	if len(plan) == 1 {
+		notes, err = g.take(ctx, plan[0])
+		if err != nil {
+			err = errors.Join(err, g.rollBack(ctx, plan))
+		}
+	} else {
+		notes, err = g.together(ctx, model, plan)
+	}
+	if err != nil {
+		return nil, err
+	}
+	r.Notes = append(r.Notes, notes...)
+	return r, nil
+}
+
+// plan makes lvcreate's arguments. Sizes are computed as for cowl's own groups,
+// whose rules are lvm2's and which knows what to take where none is given; each
+// snapshot counts with those before it.
+func (g *Group) plan(model *volume.Group, specs []volume.SnapshotSpec) ([]planned, []string, error) {
+	var plan []planned
+	var notes []string
+	next := model
+	for _, spec := range specs {
+		if g.o.Advise != nil {
+			g.o.Advise(next, &spec)
+		}
+		change, err := next.CreateSnapshot(unplaced(spec), stamp())
+		if err != nil {
+			return nil, nil, err
+		}
+		next = change.Group
+		notes = append(notes, change.Notes...)
+		made := next.LV(change.LVs[0])
+		snap, _ := next.SnapshotOf(made)
+		p := planned{name: made.Name, origin: model.LV(spec.Origin), tags: spec.Tags, args: []string{
+			"--snapshot", "--name", made.Name,
+			"--extents", strconv.FormatUint(uint64(made.Extents()), 10),
+			"--chunksize", fmt.Sprintf("%db", snap.Segment.ChunkSize.Bytes()),
+		}}
+		p.args = append(p.args, permissionArg(spec.ReadOnly)...)
+		tags, err := tagArgs("--addtag", spec.Tags)
+		if err != nil {
+			return nil, nil, err
+		}
+		pvs, err := pvArgs(spec.PVs)
+		if err != nil {
+			return nil, nil, err
+		}
+		p.args = append(append(append(p.args, tags...), g.full(spec.Origin)), pvs...)
+		plan = append(plan, p)
+	}
+	return plan, notes, nil
+}
+
+// unplaced is a spec without the PVs that it is limited to: where extents go is
+// lvm2's to say.
+func unplaced(spec volume.SnapshotSpec) volume.SnapshotSpec {
+	spec.PVs = nil
+	return spec
+}
+
+// stamp is for models that are only computed with.
+func stamp() volume.Stamp {
+	return volume.Stamp{Time: time.Now().Unix(), NewID: func() volume.UUID {
+		var b [32]byte
+		_, _ = rand.Read(b[:]) // never fails
+		return volume.UUIDFrom(b)
+	}}
+}
+
+// take takes one snapshot.
+func (g *Group) take(ctx context.Context, p planned) ([]string, error) {
+	notes, err := g.change(ctx, "lvcreate", p.args...)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot of %s: %w", g.full(p.origin.Name), err)
+	}
+	return notes, nil
+}
+
+// cleanupTime bounds what is still done after something has failed.
+const cleanupTime = 2 * time.Minute
+
+// rollBack removes snapshots that were taken, or what a failed attempt left of
+// them: lvm2 makes the store as a volume first.
+func (g *Group) rollBack(ctx context.Context, plan []planned) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	model, err := g.o.Read(ctx)
+	if err != nil {
+		return err
+	}
+	var problems []error
+	for _, p := range plan {
+		// The name was free before, so a volume that bears our tags is ours.
+		lv := model.LV(p.name)
+		if lv == nil || !sameTags(lv.Tags, p.tags) {
+			continue
+		}
+		if _, err := g.change(ctx, "lvremove", g.full(p.name)); err != nil {
+			problems = append(problems, errs.WithHint(fmt.Errorf("%s was left behind: %w", g.full(p.name), err), "Remove it with: lvremove %s", g.full(p.name)))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+func sameTags(a, b []string) bool {
+	a, b = slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b))
+	return slices.Equal(a, b)
+}

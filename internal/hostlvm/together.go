@@ -1,0 +1,124 @@
+package hostlvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"cowl/internal/devmapper"
+	"cowl/internal/errs"
+	"cowl/internal/freeze"
+	"cowl/internal/volume"
+)
+
+// Several snapshots show one instant if no volume is written to between the
+// first and the last one. lvm2 takes one at a time, so all origins are held
+// around that:
+//
+//  1. What is dirty is written back, and file systems that stand on an origin with
+//     something between (encryption, say) are frozen by FIFREEZE.
+//  2. Every origin's device is suspended, and the file system on it is frozen with
+//     it. From here on nothing is written to any of them.
+//  3. lvcreate takes the snapshots. That of an origin which is suspended already
+//     it takes without suspending, and resumes the origin as its last step; the
+//     instant was before.
+//  4. What is held yet is let go.
+//
+// To freeze the file systems on the origins by FIFREEZE instead would be
+// gentler, since reads would go on; but before Linux 6.8 the kernel does not
+// freeze twice, and lvm2's own suspending fails in the middle of its work.
+//
+// A suspended device does not answer reads. So the one origin with the files that
+// lvm2 itself needs, the root file system mostly, is not held: its snapshot is
+// taken first, by lvm2's own suspending, while all others are still.
+//
+// If anything fails, all is let go and the snapshots are removed. If this process
+// is killed or takes too long, package freeze's guard lets go.
+
+// holdMore is how much longer volumes may be held for each one above four.
+const holdMore = 2 * time.Second
+
+// together takes snapshots at one instant.
+func (g *Group) together(ctx context.Context, model *volume.Group, plan []planned) (notes []string, err error) {
+	hold, order, err := g.holdPlan(model, plan)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.o.Guard(ctx); err != nil {
+		return nil, err
+	}
+	h, err := freeze.New(ctx, hold)
+	if err != nil {
+		return nil, fmt.Errorf("hold the volumes of %s for one instant: %w", g.name, err)
+	}
+	for _, p := range order {
+		var more []string
+		if more, err = g.take(ctx, p); err != nil {
+			break
+		}
+		notes = append(notes, more...)
+	}
+	held := h.For()
+	if released := h.Release(); err == nil {
+		err = released
+	} else if !errs.Is(released, errs.Conflict) {
+		err = errors.Join(err, released)
+	}
+	if err != nil {
+		return nil, errors.Join(err, g.rollBack(ctx, plan))
+	}
+	g.o.Log.Info("volumes were held for one instant", "group", g.name, "volumes", len(plan), "for", held)
+	return append(notes, fmt.Sprintf("%d volumes were held for %.1f s, for one instant.", len(plan), held.Seconds())), nil
+}
+
+// holdPlan says what is held, and in which order the snapshots are taken. An
+// origin is held once, however many snapshots are taken of it: but only the first
+// of these comes before lvm2 resumes it.
+func (g *Group) holdPlan(model *volume.Group, plan []planned) (freeze.Plan, []planned, error) {
+	seen := map[string]bool{}
+	for _, p := range plan {
+		if seen[p.origin.Name] {
+			return freeze.Plan{}, nil, errs.E(errs.Unsupported, "two snapshots of %s at one instant: lvm2 takes one at a time.", g.full(p.origin.Name))
+		}
+		seen[p.origin.Name] = true
+	}
+	running, err := Running(model)
+	if err != nil {
+		return freeze.Plan{}, nil, err
+	}
+	hold := freeze.Plan{Limit: g.o.HoldLimit}
+	if hold.Limit == 0 {
+		hold.Limit = freeze.DefaultLimit + time.Duration(max(0, len(plan)-4))*holdMore
+	}
+	var first, rest []planned
+	for _, p := range plan {
+		lv, active := running[p.origin.Name]
+		if !active {
+			rest = append(rest, p)
+			continue
+		}
+		on, err := standingOn(lv.Info)
+		if err != nil {
+			return freeze.Plan{}, nil, err
+		}
+		if on.needed(g.lvm.path) {
+			first = append(first, p)
+			continue
+		}
+		hold.Mounts = append(hold.Mounts, on.indirect...)
+		hold.Devices = append(hold.Devices, g.uuid(p.origin, devmapper.LayerNone))
+		rest = append(rest, p)
+	}
+	if len(first) > 1 {
+		var names []string
+		for _, p := range first {
+			names = append(names, g.full(p.origin.Name))
+		}
+		return freeze.Plan{}, nil, errs.WithHint(errs.E(errs.Unsupported, "%s cannot be held at one instant: lvm2's own files are on all of them, and at most one such volume can be part of it.",
+			strings.Join(names, " and ")), "Take their snapshots one after the other.")
+	}
+	hold.Mounts = freeze.Order(hold.Mounts)
+	return hold, append(first, rest...), nil
+}

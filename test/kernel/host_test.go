@@ -1,0 +1,312 @@
+//go:build linux
+
+package kernel
+
+import (
+	"debug/elf"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"cowl/internal/judge"
+	"cowl/internal/kerneltest"
+)
+
+// host is a machine whose kernel runs a group, vg, with cowl in it as root: the
+// program drives the machine's own LVM.
+type host struct {
+	t  *testing.T
+	vm *kerneltest.VM
+}
+
+// newHost boots a machine with two PVs in vg, and another in a group that is
+// named small, of 6 extents of 4 MiB.
+func newHost(t *testing.T) *host {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f, err := elf.Open(self); err != nil || f.Section(".interp") != nil {
+		judge.Absent(t, "the test binary is not linked statically (build it with CGO_ENABLED=0): %v", err)
+	}
+	var images []string
+	for i, size := range []int64{100 << 20, 60 << 20, 25 << 20} {
+		path := filepath.Join(t.TempDir(), fmt.Sprintf("disk%d.img", i))
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(path, size); err != nil {
+			t.Fatal(err)
+		}
+		images = append(images, path)
+	}
+	h := &host{t, kerneltest.Boot(t, images...)}
+	h.vm.Put(self, "/bin/cowl.test")
+	h.vm.Sh(`cat > /bin/cowl <<-'E'
+		#!/bin/sh
+		COWL_TEST_IS_PROGRAM=1 COWL_RUN_DIR=/run/cowl exec /bin/cowl.test "$@"
+	E
+		chmod +x /bin/cowl
+		printf 'devices { use_devicesfile = 0 }\nactivation { udev_sync = 0 udev_rules = 0 monitoring = 0 polling_interval = 1 }\nglobal { use_lvmpolld = 0 }\nbackup { backup = 0 archive = 0 }\n' > /etc/lvm/lvm.conf
+		vgcreate -qq vg /dev/vda /dev/vdb; vgcreate -qq small /dev/vdc
+		mkdir -p /a /b /s /bk`)
+	return h
+}
+
+// volume makes a volume with a file system, mounted on a directory.
+func (h *host) volume(name, size, dir string) {
+	h.t.Helper()
+	h.vm.Sh(fmt.Sprintf(`lvcreate -qq -y -n %[2]s -L %[3]s %[1]s; mkfs.ext4 -q -b 4096 /dev/%[1]s/%[2]s; mount /dev/%[1]s/%[2]s %[4]s`,
+		path0(name), path1(name), size, dir))
+}
+
+func path0(name string) string { group, _, _ := strings.Cut(name, "/"); return group }
+func path1(name string) string { _, lv, _ := strings.Cut(name, "/"); return lv }
+
+// cowl runs the program, which must succeed.
+func (h *host) cowl(args string) string {
+	h.t.Helper()
+	out, status := h.vm.Try("cowl " + args)
+	if status != 0 {
+		h.t.Fatalf("cowl %s: exit status %d:\n%s", args, status, out)
+	}
+	return out
+}
+
+// refused runs the program, which must fail and say something.
+func (h *host) refused(args, pattern string) {
+	h.t.Helper()
+	out, status := h.vm.Try("cowl " + args)
+	if status == 0 || !regexp.MustCompile(pattern).MatchString(out) {
+		h.t.Errorf("cowl %s: exit status %d, want a failure that says %q:\n%s", args, status, pattern, out)
+	}
+}
+
+// volumes returns lvm2's view of a group.
+func (h *host) volumes(group string) string {
+	h.t.Helper()
+	return strings.Join(strings.Fields(h.vm.Sh("lvs --noheadings -o lv_name "+group)), " ")
+}
+
+func (h *host) wantVolumes(group, want string) {
+	h.t.Helper()
+	if got := h.volumes(group); got != want {
+		h.t.Errorf("volumes of %s: %q, want %q", group, got, want)
+	}
+}
+
+// background runs a loop's body in the machine until the returned function is
+// called, which waits for its end.
+func (h *host) background(body string) (stop func()) {
+	h.t.Helper()
+	h.vm.Sh("rm -f /tmp/stop /tmp/stopped\n(while [ ! -e /tmp/stop ]; do\n" + body + "\ndone; touch /tmp/stopped) >/dev/null 2>&1 &")
+	return func() {
+		h.t.Helper()
+		h.vm.Sh("touch /tmp/stop; while [ ! -e /tmp/stopped ]; do sleep 0.1; done")
+	}
+}
+
+// number reads a file with a number in it.
+func (h *host) number(path string) int {
+	h.t.Helper()
+	text := h.vm.Sh("cat " + path)
+	n, err := strconv.Atoi(strings.TrimSpace(text))
+	if err != nil {
+		h.t.Fatalf("%s holds %q", path, text)
+	}
+	return n
+}
+
+// The kernel's own LVM is what most machines have. cowl must do there what it
+// does on its own groups, and a backup of a machine that is in use must be whole
+// or fail: see docs/host-lvm.md.
+func TestHostLVM(t *testing.T) {
+	h := newHost(t)
+	h.volume("vg/data", "12m", "/a")
+	h.volume("vg/log-x", "8m", "/b")
+	h.vm.Sh(`for i in 1 2 3 4; do dd if=/dev/urandom of=/a/f$i bs=256k count=1 2>/dev/null; done; (cd /a; md5sum f*) > /tmp/sums`)
+
+	t.Run("backup while it is written", func(t *testing.T) { h.t = t; h.backsUp() })
+	t.Run("changed ranges", func(t *testing.T) { h.t = t; h.changes() })
+	t.Run("one instant", func(t *testing.T) { h.t = t; h.instant() })
+	t.Run("killed", func(t *testing.T) { h.t = t; h.killed() })
+	t.Run("overflow", func(t *testing.T) { h.t = t; h.overflows() })
+	t.Run("rollback", func(t *testing.T) { h.t = t; h.rollsBack() })
+	t.Run("two masters", func(t *testing.T) { h.t = t; h.oneMaster() })
+}
+
+// backsUp backs up a mounted file system that is being written to, restores it
+// beside itself, and lets e2fsck and its files judge.
+func (h *host) backsUp() {
+	stop := h.background("dd if=/dev/urandom of=/a/busy bs=64k count=8 conv=fsync; mv /a/busy /a/moved")
+	out := h.cowl("backup vg/data --to /bk -L 8m")
+	stop()
+	if !strings.Contains(out, "verified") {
+		h.t.Errorf("backup says:\n%s", out)
+	}
+	h.wantVolumes("vg", "data log-x")
+	h.cowl("restore /bk/vg-data.*.raw vg/back --create")
+	h.vm.Sh(`e2fsck -fn /dev/vg/back; mount -o ro /dev/vg/back /s; cd /s; md5sum -c /tmp/sums; cd /; umount /s`)
+	h.cowl("lvremove -y vg/back")
+	h.vm.Sh("rm -rf /bk; mkdir /bk")
+}
+
+// changes asks what was written since a snapshot, while the kernel writes the
+// store that it is read from.
+func (h *host) changes() {
+	h.cowl("lvcreate -s -L 8m -n before vg/data -p r")
+	h.vm.Sh(`dd if=/dev/urandom of=/a/moved bs=4k seek=3 count=5 conv=notrunc,fsync 2>/dev/null`)
+	h.vm.Sh("umount /a") // which ends the writing
+	out := h.cowl("map vg/data --since before")
+	origin, snapshot := h.vm.Read("/dev/vg/data", 0, -1), h.vm.Read("/dev/vg/before", 0, -1)
+	same := make([]bool, len(origin)/4096)
+	covered := 0
+	for line := range strings.Lines(out) {
+		var start, length int
+		var kind string
+		if _, err := fmt.Sscan(line, &start, &length, &kind); err != nil || length <= 0 || start != covered || start%4096 != 0 {
+			h.t.Fatalf("map says %q behind %d: %v", line, covered, err)
+		}
+		covered += length
+		for c := start / 4096; kind == "same" && c < covered/4096; c++ {
+			same[c] = true
+		}
+	}
+	if covered != len(origin) {
+		h.t.Fatalf("the map is of %d bytes, the volume has %d", covered, len(origin))
+	}
+	changed, differ := 0, 0
+	for c := range same {
+		is := string(origin[c*4096:][:4096]) == string(snapshot[c*4096:][:4096])
+		if !is {
+			differ++
+		}
+		if !same[c] {
+			changed++
+		}
+		if same[c] && !is {
+			h.t.Errorf("chunk %d differs and is said to be the same", c)
+		}
+	}
+	if differ < 5 || changed > differ+40 {
+		h.t.Errorf("%d chunks differ, %d are said to have changed", differ, changed)
+	}
+	h.cowl("lvremove -y vg/before")
+	h.vm.Sh("mount /dev/vg/data /a")
+}
+
+// instant has two volumes written to alternately, and a file moved to and fro.
+// At any instant the counters are equal or the first is ahead by one, and the
+// file is somewhere. Snapshots that were taken one after the other, seconds
+// apart, show neither.
+func (h *host) instant() {
+	h.vm.Sh(`echo payload > /a/wanderer; echo 0 > /a/n; echo 0 > /b/n; echo 0 > /tmp/n`)
+	stop := h.background(`
+		n=$(($(cat /tmp/n)+1)); echo $n > /tmp/n
+		echo $n > /a/n.new; mv /a/n.new /a/n
+		echo $n > /b/n.new; mv /b/n.new /b/n
+		if [ -e /a/wanderer ]; then cp /a/wanderer /b/w; mv /b/w /b/wanderer; rm /a/wanderer
+		else cp /b/wanderer /a/w; mv /a/w /a/wanderer; rm /b/wanderer; fi`)
+	out := h.cowl("snapshot vg/data vg/log-x -n '{lv}.now' -L 4m")
+	stop()
+	h.t.Logf("cowl snapshot: %s", strings.TrimSpace(out))
+	h.wantVolumes("vg", "data data.now log-x log-x.now")
+	h.vm.Sh("mkdir -p /s/a /s/b; mount -o ro /dev/vg/data.now /s/a; mount -o ro /dev/vg/log-x.now /s/b")
+	a, b := h.number("/s/a/n"), h.number("/s/b/n")
+	if a == 0 || a != b && a != b+1 {
+		h.t.Errorf("the counters show %d and %d, which they never were at one instant", a, b)
+	}
+	_, inA := h.vm.Try("grep -q payload /s/a/wanderer")
+	_, inB := h.vm.Try("grep -q payload /s/b/wanderer")
+	_, half := h.vm.Try("ls /s/a/w /s/b/w")
+	if inA != 0 && inB != 0 {
+		h.t.Errorf("the file that is moved between the volumes is in neither (%d, %d, %d)", inA, inB, half)
+	}
+	h.vm.Sh("umount /s/a /s/b")
+	h.cowl("lvremove -y vg/data.now vg/log-x.now")
+}
+
+// killed kills cowl where it would hurt: while it holds volumes still, and while
+// it backs up.
+func (h *host) killed() {
+	h.vm.Sh(`cat > /tmp/kill <<-'E'
+			cowl snapshot vg/data vg/log-x -n '{lv}.lost' -L 4m >/dev/null 2>&1 &
+			pid=$!
+			while [ "$(cat /sys/block/dm-*/dm/suspended | sort -u | tail -1)" = 0 ]; do [ -d /proc/$pid ] || exit 3; done
+			kill -9 $pid
+		E
+		sh /tmp/kill
+		echo writes > /a/alive; echo writes > /b/alive; sync`)
+	// lvm2 may be at work yet.
+	h.vm.Sh(`for i in 1 2 3 4 5 6 7 8 9; do pidof lvm >/dev/null || break; sleep 1; done
+		[ "$(cat /sys/block/dm-*/dm/suspended | sort -u)" = 0 ]
+		for lv in $(lvs --noheadings -o lv_name -S 'lv_tags=~cowl.instant' vg 2>/dev/null | grep lost); do lvremove -qq -y vg/$lv; done`)
+	h.wantVolumes("vg", "data log-x")
+
+	h.vm.Sh(`cowl backup vg/data --to /bk -L 8m >/dev/null 2>&1 &
+		pid=$!
+		until lvs --noheadings -o lv_name vg | grep -q backup; do :; done
+		kill -9 $pid; wait || true`)
+	left := strings.Fields(strings.ReplaceAll(h.volumes("vg"), "log-x", ""))
+	if len(left) != 2 {
+		h.t.Fatalf("the killed backup left %q", left)
+	}
+	if out := h.cowl("backup vg/data --to /bk -L 8m --test"); !strings.Contains(out, left[1]) || !strings.Contains(out, "killed") {
+		h.t.Errorf("the next backup does not name what was left:\n%s", out)
+	}
+	h.cowl("lvremove -y vg/" + left[1])
+	h.wantVolumes("vg", "data log-x")
+	h.vm.Sh("rm -rf /bk; mkdir /bk")
+}
+
+// overflows backs up with too little room: where the group has more, the store
+// is extended in time; where it has none, the backup fails and leaves nothing.
+func (h *host) overflows() {
+	h.volume("small/full", "16m", "/s")
+	h.vm.Sh(`dd if=/dev/urandom of=/s/f bs=1M count=8 2>/dev/null; sync`)
+	stop := h.background("dd if=/dev/urandom of=/s/f bs=64k count=100 conv=notrunc,fsync")
+	h.refused("backup small/full --to /bk -L 4m", "snapshot small/full.backup.* (overflowed|lost)")
+	stop()
+	h.vm.Sh("umount /s")
+	h.wantVolumes("small", "full")
+	if left := h.vm.Sh("ls -A /bk"); left != "" {
+		h.t.Errorf("the failed backup left files: %s", left)
+	}
+}
+
+// rollsBack merges a snapshot of a mounted volume, which has to wait, and says so.
+func (h *host) rollsBack() {
+	h.cowl("lvcreate -s -L 8m -n old vg/data")
+	h.vm.Sh("rm /a/f2; dd if=/dev/urandom of=/a/f1 bs=64k count=2 conv=notrunc,fsync 2>/dev/null")
+	out := h.cowl("lvconvert --merge vg/old")
+	for _, want := range []string{"next activation", "mounted on /a"} {
+		if !strings.Contains(out, want) {
+			h.t.Errorf("lvconvert --merge does not say %q:\n%s", want, out)
+		}
+	}
+	h.vm.Sh("umount /a")
+	h.cowl("lvchange -an vg/data")
+	h.cowl("lvchange -ay vg/data")
+	h.vm.Sh(`for i in 1 2 3 4 5 6 7 8 9 10; do lvs --noheadings -a -o lv_name vg | grep -q old || break; sleep 1; done
+		mount /dev/vg/data /a; cd /a; md5sum -c /tmp/sums`)
+	h.wantVolumes("vg", "data log-x")
+}
+
+// oneMaster: the engine stays away from what the kernel runs, and lvm2 from what
+// the engine runs.
+func (h *host) oneMaster() {
+	h.refused("--backend cowl lvcreate -n x -L 4m vg", "the kernel has volumes of volume group vg active")
+	h.refused("serve vg", "the kernel has volumes of volume group vg active")
+	h.vm.Sh("umount /a /b")
+	h.cowl("vgchange -an vg")
+	h.cowl("vgchange -ay vg") // by the engine: nothing is active in the kernel
+	h.refused("--backend host lvcreate -n x -L 4m vg", "run by a daemon of cowl")
+	h.cowl("vgchange -an vg")
+	h.cowl("--backend host vgchange -ay vg")
+	h.vm.Sh("mount /dev/vg/data /a; umount /a")
+}
