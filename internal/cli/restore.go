@@ -16,12 +16,14 @@ type restoreFlags struct {
 	force, json, create, inPlace, overwrite bool
 	file                                    string
 	access                                  accessFlags
+	all                                     bool
+	metadata                                string
 }
 
 func newRestore(a *app) *cobra.Command {
 	var o restoreFlags
 	cmd := &cobra.Command{
-		Use: "restore IMAGE|TARGET::BACKUP[:/PATH] VG/LV|DEST|--file FILE [OPTION]...", Short: "Write a backup back into a volume, or bring files back", GroupID: groupOwn,
+		Use: "restore IMAGE|TARGET::BACKUP[:/PATH] VG/LV|DEST|--file FILE|--all REPOSITORY VG [OPTION]...", Short: "Write a backup back into a volume, or bring files back", GroupID: groupOwn,
 		Long: `Write a raw image, or a backup in a repository, over the beginning of an existing
 volume, or into a new one, and read it back.
 
@@ -45,6 +47,12 @@ With a path behind the backup, the file or directory there is brought back to
 DEST, and no volume is touched. It is what cowl cp does, see there; a snapshot
 can be named as well.
 
+--all REPOSITORY VG restores all volumes of a group from the latest instant that is
+there as a whole. Those that are missing are made; nothing is written if any of
+the others is in use or too small. The group has to exist: after the loss of a
+machine, make it with vgcreate, or as it was with lvm2's vgcfgrestore from
+what --metadata writes.
+
 ` + passwordHelp,
 		Example: `  cowl restore /backups/server1-root.20260102T030405Z.raw server1/root
   cowl restore repo:/backups/cowl::latest server1/root --in-place
@@ -52,20 +60,31 @@ can be named as well.
   cowl restore repo:/backups/cowl::3f2a91c0 --file root.img
   cowl restore repo:/backups/cowl::latest:/etc/fstab /tmp
   cowl restore server1/monday:/home/ann/thesis /home/ann --overwrite
+  cowl restore --all repo:/backups/cowl server1
   cowl restore --force disk.img server1/new`,
 		Args: func(cmd *cobra.Command, args []string) error {
+			if o.all {
+				return atLeast(1)(cmd, args)
+			}
 			if want := 2; len(args) != want && !(o.file != "" && len(args) == 1) || o.file != "" && len(args) != 1 {
 				return noSyntax(cmd)
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, a, args) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.all {
+				return o.runAll(cmd, a, args)
+			}
+			return o.run(cmd, a, args)
+		},
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.BoolVarP(&o.force, "force", "f", false, "write an image that is damaged or has no manifest; replace a file")
 	f.BoolVar(&o.inPlace, "in-place", false, "write only the blocks that differ")
 	f.BoolVar(&o.create, "create", false, "make the volume")
+	f.BoolVar(&o.all, "all", false, "restore all volumes of a group, as they were at the latest instant: TARGET VG")
+	f.StringVar(&o.metadata, "metadata", "", "with --all: write the group's metadata, for vgcfgrestore, into this `file`, and no more")
 	f.StringVar(&o.file, "file", "", "write into this `file` instead of a volume")
 	f.BoolVar(&o.overwrite, "overwrite", false, "of files that are brought back: replace those that exist")
 	o.access.add(f)
