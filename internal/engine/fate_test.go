@@ -111,4 +111,3 @@ func areaOf(g *Group) (off, length int64) {
 	at := m.LV("s").Segments[0].Stripes[0].Start
 	return m.PVs[1].PEStart.Bytes() + m.ExtentBytes(at) + 4096, 4096
 }
-

@@ -88,10 +88,12 @@ func TestTraceOfSnapshotCreation(t *testing.T) {
 		flush pv1
 		write pv1 extent 0 chunk 0+1  // its header
 		flush pv1
+		flush pv1                     // as whenever a store is opened
 		zero pv1 extent 2 chunk 1+1   // sb
 		flush pv1
 		write pv1 extent 2 chunk 0+1
 		flush pv1
+		flush pv1                     // as whenever a store is opened
 		write pv0 text                // precommit
 		write pv1 text
 		flush pv0

@@ -118,15 +118,25 @@ func Open(cow block.Device, o Options) (*Store, error) {
 		return s, Format(cow, h.ChunkBytes)
 	case !h.Valid:
 		s.invalid, s.reason = true, "it overflowed or lost its COW device earlier"
+		// Who wrote that may have been killed, or failed to flush it: before the
+		// origin is written it is written again.
+		s.unmarked = !o.ReadOnly
 		return s, nil
 	}
 	if err := s.load(); err != nil {
 		return nil, err
 	}
-	if !o.ReadOnly {
-		err = s.clearTail()
+	if o.ReadOnly {
+		return s, nil
 	}
-	return s, err
+	if err := s.clearTail(); err != nil {
+		return nil, err
+	}
+	// The same holds for exceptions: no write may rely on one that is not durable.
+	if err := cow.Flush(); err != nil {
+		return nil, fmt.Errorf("flush exception store: %w", err)
+	}
+	return s, nil
 }
 
 // clearTail zeroes what stands behind the current area's terminator. A power

@@ -5,6 +5,8 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"testing"
 
 	"cowl/internal/block"
@@ -20,6 +22,7 @@ type engine struct {
 	cows   map[int]block.Device
 	snaps  map[int]*snap.Snapshot
 
+	rng     *rand.Rand
 	merging int // the merging snapshot
 	left    int // its exceptions
 	stored  int // how many there were at the start
@@ -152,21 +155,25 @@ func (e *engine) startMerge(i int, store *snap.Store) {
 	e.must(e.origin.StartMerge(store, e.origin.Size()))
 }
 
+// mergeSome stops anywhere: a kernel must be able to go on behind a step of any
+// size.
 func (e *engine) mergeSome() {
 	e.t.Helper()
-	for e.left > e.stored*2/3 {
-		e.step()
+	if e.stored < 2 {
+		e.t.Fatalf("cowl: a merge of %d exceptions cannot be stopped in the middle", e.stored)
 	}
-	if e.left == 0 {
-		e.t.Fatalf("cowl: nothing is left of a merge that was to be stopped in the middle (%d exceptions)", e.stored)
+	for stop := 1 + e.rng.IntN(e.stored-1); e.left > stop; {
+		e.step(e.left - stop)
 	}
 	e.shut() // the order of a merge step makes a kill no different; package snap cuts its power
 }
 
 func (e *engine) mergePause() {
 	e.t.Helper()
-	if e.left > 0 {
-		e.step()
+	for range e.rng.IntN(4) {
+		if e.left > 0 {
+			e.step(e.left)
+		}
 	}
 	e.shut()
 }
@@ -174,19 +181,26 @@ func (e *engine) mergePause() {
 func (e *engine) mergeAll() {
 	e.t.Helper()
 	for e.left > 0 {
-		e.step()
+		e.step(e.left)
 	}
 	e.must(e.origin.FinishMerge())
 	e.must(e.cows[e.merging].Close())
 	delete(e.cows, e.merging)
 }
 
-func (e *engine) step() {
+// step merges some exceptions, at most so many: what is in the last area if
+// that is all.
+func (e *engine) step(most int) {
 	e.t.Helper()
+	if most < e.left || e.rng.IntN(2) == 0 {
+		e.origin.LimitMergeStep(int64(1+e.rng.IntN(most)) * e.stack.chunk)
+	} else {
+		e.origin.LimitMergeStep(math.MaxInt64)
+	}
 	left, err := e.origin.MergeStep()
 	e.must(err)
-	if left >= e.left {
-		e.t.Fatalf("cowl: a merge step left %d of %d exceptions", left, e.left)
+	if left >= e.left || left < e.left-most {
+		e.t.Fatalf("cowl: a merge step for %d left %d of %d exceptions", most, left, e.left)
 	}
 	e.left = left
 }

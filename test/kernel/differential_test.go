@@ -61,7 +61,7 @@ func newDifferential(t *testing.T) *differential {
 		stacks: []*stack{newStack(t, chunk, size, cows...), newStack(t, chunk, size, cows...)},
 	}
 	d.kernel = newDM(t, d.stacks...)
-	d.sides = []side{&engine{t: t}, d.kernel}
+	d.sides = []side{&engine{t: t, rng: rng}, d.kernel}
 	d.open()
 	return d
 }

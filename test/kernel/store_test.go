@@ -147,7 +147,7 @@ func TestMergeHandOver(t *testing.T) {
 			rng := newRand(t)
 			const chunk, size = 4096, 6 << 20
 			st := newStack(t, chunk, size, 2*size, 2*size)
-			var first, second side = &engine{t: t}, nil
+			var first, second side = &engine{t: t, rng: rng}, nil
 			if kernelFirst {
 				first = newDM(t, st)
 			}
@@ -170,7 +170,7 @@ func TestMergeHandOver(t *testing.T) {
 			first.mergeSome()
 
 			if kernelFirst {
-				second = &engine{t: t}
+				second = &engine{t: t, rng: rng}
 			} else {
 				second = newDM(t, st)
 			}
@@ -183,7 +183,7 @@ func TestMergeHandOver(t *testing.T) {
 			second.shut()
 
 			// What is on the disk is what the merged origin shows.
-			e := &engine{t: t}
+			e := &engine{t: t, rng: rng}
 			e.open(st, 1)
 			w.check(t, e)
 			e.shut()
@@ -225,7 +225,7 @@ func TestOverflow(t *testing.T) {
 	k := newDM(t, stacks...)
 	for _, victim := range []int{-1, 0} { // the write that overflows goes to the origin, to the snapshot
 		t.Run(fmt.Sprintf("device_%d", victim), func(t *testing.T) {
-			sides := []side{&engine{t: t}, k}
+			sides := []side{&engine{t: t, rng: newRand(t)}, k}
 			w := newWorld(newRand(t), chunk, size)
 			w.create(0)
 			for i, s := range sides {
