@@ -3,7 +3,6 @@ package archive
 import (
 	"context"
 	"errors"
-	"iter"
 	"os"
 	"strings"
 	"time"
@@ -86,39 +85,63 @@ func (f *dirFile) Open() (Content, error) {
 	if f.st.Blocks*512 >= f.st.Size {
 		return c, nil
 	}
-	c.Data = dataSpans(file, f.st.Size)
-	for s, err := range c.Data {
-		if err != nil {
-			return Content{}, errors.Join(err, file.Close())
+	spans, err := dataSpans(file, f.st.Size, maxSpans)
+	if err != nil {
+		return Content{}, errors.Join(err, file.Close())
+	}
+	if len(spans) != 1 || spans[0] != (Span{0, f.st.Size}) { // few blocks for its size (compressed, inline), but no hole
+		c.Data = func(yield func(Span, error) bool) {
+			for _, s := range spans {
+				if !yield(s, nil) {
+					return
+				}
+			}
 		}
-		if s == (Span{0, f.st.Size}) {
-			c.Data = nil // few blocks for its size (compressed, inline), but no hole
-		}
-		break
 	}
 	return c, nil
 }
 
-// dataSpans yields where a file has data.
-func dataSpans(f *os.File, size int64) iter.Seq2[Span, error] {
-	return func(yield func(Span, error) bool) {
-		for at := int64(0); at < size; {
-			start, err := f.Seek(at, unix.SEEK_DATA)
-			if errors.Is(err, unix.ENXIO) {
-				return // a hole to the end
+// maxSpans bounds the list of a file's data: 1 MiB.
+const maxSpans = 64 << 10
+
+// dataSpans returns where a file has data. The kernel's answer is kept, for it
+// changes while the file is read: space that was allocated and never written is
+// a hole until there are pages of it in memory, and reading ahead puts them
+// there. Where the list would be longer than limit, short holes count as data.
+func dataSpans(f *os.File, size int64, limit int) ([]Span, error) {
+	var spans []Span
+	shortest := int64(1) // hole that is kept, in bytes
+	for at := int64(0); at < size; {
+		start, err := f.Seek(at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			break // a hole to the end
+		}
+		if err == nil {
+			at, err = f.Seek(start, unix.SEEK_HOLE)
+		}
+		if err != nil {
+			return nil, err
+		}
+		spans = joined(spans, Span{start, min(at, size) - start}, shortest)
+		for len(spans) > limit {
+			shortest *= 2
+			few := spans[:0]
+			for _, s := range spans {
+				few = joined(few, s, shortest)
 			}
-			if err == nil {
-				at, err = f.Seek(start, unix.SEEK_HOLE)
-			}
-			if err != nil {
-				yield(Span{}, err)
-				return
-			}
-			if !yield(Span{start, min(at, size) - start}, nil) {
-				return
-			}
+			spans = few
 		}
 	}
+	return spans, nil
+}
+
+// joined appends s, to the last span if the hole between them is too short.
+func joined(spans []Span, s Span, shortest int64) []Span {
+	if n := len(spans); n > 0 && s.Off-spans[n-1].Off-spans[n-1].Len < shortest {
+		spans[n-1].Len = s.Off + s.Len - spans[n-1].Off
+		return spans
+	}
+	return append(spans, s)
 }
 
 // Xattrs implements File. Those of a symlink are its own.

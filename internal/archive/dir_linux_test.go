@@ -265,3 +265,40 @@ func TestDirUnreadable(t *testing.T) {
 		t.Errorf("cancelled: %v", err)
 	}
 }
+
+// A list of data that would be too long covers all data with fewer spans.
+func TestDataSpansAreBounded(t *testing.T) {
+	const extents, stride, limit = 300, 64 << 10, 16
+	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for i := range int64(extents) {
+		if _, err := f.WriteAt([]byte("data"), i*stride*(1+i%3)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := dataSpans(f, st.Size(), maxSpans)
+	if err != nil {
+		t.Fatal(err)
+	}
+	few, err := dataSpans(f, st.Size(), limit)
+	if err != nil || len(few) == 0 || len(few) > limit {
+		t.Fatalf("%d spans, %v", len(few), err)
+	}
+	for _, s := range all {
+		if !slices.ContainsFunc(few, func(f Span) bool { return f.Off <= s.Off && s.Off+s.Len <= f.Off+f.Len }) {
+			t.Errorf("%v is in none of %v", s, few)
+		}
+	}
+	for i, s := range few {
+		if i > 0 && s.Off <= few[i-1].Off+few[i-1].Len || s.Off+s.Len > st.Size() {
+			t.Errorf("span %d of %v", i, few)
+		}
+	}
+}

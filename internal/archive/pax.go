@@ -100,7 +100,11 @@ func (p *paxWriter) content(e *entry, c Content, size int64) (unreadable, err er
 	} else if err := p.table(e, data); err != nil {
 		return nil, err
 	}
+	left := size - e.sparse.table
 	for s, err := range data {
+		if left -= s.Len; err == nil && left < 0 {
+			err = e.changed()
+		}
 		if err == nil {
 			err = p.span(c, s, unreadable != nil)
 		}
@@ -111,8 +115,14 @@ func (p *paxWriter) content(e *entry, c Content, size int64) (unreadable, err er
 			return nil, err
 		}
 	}
+	if left != 0 {
+		return nil, e.changed()
+	}
 	return unreadable, nil
 }
+
+// changed is the end of an archive: what was announced cannot be kept.
+func (e *entry) changed() error { return fmt.Errorf("%s changed while it was read", e.name) }
 
 // one yields a span, if there is anything in it.
 func one(s Span) iter.Seq2[Span, error] {
@@ -286,8 +296,7 @@ func measure(data iter.Seq2[Span, error], size int64) (m sparseSize, err error) 
 	return m, nil
 }
 
-// table writes the table of a file that was measured. One that has changed
-// since is the end of the archive: what was announced cannot be kept.
+// table writes the table of a file that was measured.
 func (p *paxWriter) table(e *entry, data iter.Seq2[Span, error]) error {
 	text := append(strconv.AppendInt(p.text[:0], e.sparse.spans, 10), '\n')
 	var n int64
@@ -309,7 +318,7 @@ func (p *paxWriter) table(e *entry, data iter.Seq2[Span, error]) error {
 	n += int64(len(text))
 	text = append(text, zeroes[:padding(n)]...)
 	if p.text = text; left.spans != 0 || left.data != 0 || n+padding(n) != e.sparse.table {
-		return fmt.Errorf("%s changed while it was read", e.name)
+		return e.changed()
 	}
 	_, err := p.w.Write(text)
 	return err

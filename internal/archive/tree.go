@@ -50,8 +50,8 @@ type Xattr struct {
 type Content struct {
 	io.ReaderAt
 	// Data yields where the file has data, in order; everything else is zero.
-	// nil means that it has no holes. It can be called again, and yields
-	// nothing more after an error. A list would be as long as a hostile image
+	// nil means that it has no holes. It can be called again, yields the same
+	// each time, and nothing more after an error. A list would be as long as a hostile image
 	// wants it to be.
 	Data  iter.Seq2[Span, error]
 	Close func() error
