@@ -217,6 +217,7 @@ func startGuard(p Plan, files []*os.File) (*guard, error) {
 	limit := cmp.Or(p.Limit, DefaultLimit)
 	args := append([]string{guardArg, limit.String(), strconv.Itoa(len(files))}, p.Devices...)
 	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Args[0] = os.Args[0] // what people see, and programs of several names go by
 	cmd.Dir = "/"
 	cmd.ExtraFiles = files
 	// A Ctrl-C in the terminal is for cowl, which then lets go by itself.

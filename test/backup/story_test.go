@@ -87,7 +87,7 @@ func TestKilled(t *testing.T) {
 		t.Errorf("its tags are %q", tags)
 	}
 	_, talk, code := s.run("backup -t vg/big --to backups")
-	remove := "cowl lvremove -y vg/" + snapshot
+	remove := "cowl cleanup vg"
 	rm := "rm 'backups/" + filepath.Base(partial) + "'"
 	if code != 0 || !strings.Contains(talk, remove) || !strings.Contains(talk, rm) {
 		t.Errorf("the next run (exit code %d) does not name %s and %s:\n%s", code, remove, rm, talk)
