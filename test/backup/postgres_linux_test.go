@@ -80,7 +80,8 @@ func (p *postgres) must(program string, args ...string) string {
 	err = cmd.Run()
 	text, _ := os.ReadFile(log)
 	if err != nil {
-		p.t.Fatalf("%s %q: %v\n%s", program, args, err, text)
+		said, _ := os.ReadFile(filepath.Join(p.dir, "log"))
+		p.t.Fatalf("%s %q: %v\n%s\nthe server's log ends with:\n%s", program, args, err, text, said[max(0, len(said)-2000):])
 	}
 	return string(text)
 }
@@ -230,6 +231,11 @@ func TestPostgres(t *testing.T) {
 	s.must(fmt.Sprintf("restore %s vg/copy", r.Image))
 	restored := filepath.Join(p.dir, "restored")
 	s.mountVolume("copy", restored)
+	// As PostgreSQL's manual says of file system backups. Here the old server
+	// may be a zombie, for which the new one would not start.
+	if err := os.Remove(filepath.Join(restored, "data", "postmaster.pid")); err != nil {
+		t.Error(err)
+	}
 	stop = p.start(filepath.Join(restored, "data"))
 	got := count()
 	if got < before || got > after {
