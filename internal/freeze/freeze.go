@@ -6,7 +6,7 @@
 // writes there. Therefore a second process, the guard, watches the first one
 // through a pipe and lets everything go when it dies or takes longer than it may.
 // The guard is this program started once more with other arguments, so a program
-// that holds something has to begin with Guard.
+// that holds something has to begin with Guard; in another New refuses.
 //
 // While a file system is held, writing to it waits, be it a log line or an
 // archive of metadata by a program that was called. A device that is held does

@@ -23,6 +23,10 @@ import (
 const holder = "COWL_TEST_HOLDER"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(unguarded) != "" {
+		holdUnguarded()
+		return
+	}
 	if Guard(os.Args[1:]) {
 		return
 	}

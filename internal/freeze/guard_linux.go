@@ -6,14 +6,37 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
+
+	"cowl/internal/errs"
 )
 
+// guarded tells that this program becomes a guard when it is started with a
+// guard's arguments: it has asked Guard about its own. One that has not would do
+// its usual work instead, and might in the course of it start another guard, and
+// so on: nothing is held by such a program.
+var guarded atomic.Bool
+
+// checkGuarded refuses to hold anything in a program that cannot be a guard.
+func checkGuarded() error {
+	if guarded.Load() {
+		return nil
+	}
+	return errs.WithHint(errs.E(errs.Unsupported, "this program cannot guard what it would hold: it does not begin with freeze.Guard"),
+		"A program, or the TestMain of a test, that holds file systems calls freeze.Guard(os.Args[1:]) before anything else.")
+}
+
 // Guard runs the guard if these are a guard's arguments, and reports whether
-// they were. It is to be called before anything else.
+// they were. It is to be called with the process's own arguments, before anything
+// else; New refuses to hold anything where that was not done.
 func Guard(args []string) bool {
+	if slices.Equal(args, os.Args[1:]) {
+		guarded.Store(true)
+	}
 	if len(args) < 3 || args[0] != guardArg {
 		return false
 	}

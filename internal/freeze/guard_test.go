@@ -4,11 +4,18 @@ package freeze
 
 import (
 	"bufio"
+	"context"
+	"fmt"
 	"io"
+	"os"
+	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"cowl/internal/errs"
 )
 
 // recorder is a step that notes when it is let go of.
@@ -131,4 +138,30 @@ func TestGuardWaits(t *testing.T) {
 		l.in.Close()
 		<-l.ended
 	})
+}
+
+// unguarded makes the test binary a program that does not begin with Guard.
+const unguarded = "COWL_TEST_UNGUARDED"
+
+// holdUnguarded asks for a hold, after Guard was asked about arguments that are
+// not the process's own: what a test does that runs a command line in itself.
+func holdUnguarded() {
+	Guard([]string{"backup", "vg/lv"})
+	_, err := New(context.Background(), Plan{})
+	fmt.Print(errs.KindOf(err), ": ", err)
+}
+
+// A program that would not become the guard that it starts would start itself,
+// again and again.
+func TestUnguardedProgramHoldsNothing(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), unguarded+"=1")
+	out, err := cmd.CombinedOutput()
+	if want := errs.Unsupported.String() + ": this program cannot guard"; err != nil || !strings.HasPrefix(string(out), want) {
+		t.Errorf("a program without Guard: %v\n%s", err, out)
+	}
 }

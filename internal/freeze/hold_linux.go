@@ -45,10 +45,14 @@ type step interface {
 
 // New freezes and suspends what the plan names. After an error nothing is held.
 // It needs root. The error is of kind errs.Busy if somebody else has frozen one
-// of the file systems, and errs.Unsupported if one cannot be frozen.
+// of the file systems, and errs.Unsupported if one cannot be frozen, or this
+// program did not begin with Guard.
 //
 // What is dirty is written before anything is held, so that the moment is short.
 func New(ctx context.Context, p Plan) (*Hold, error) {
+	if err := checkGuarded(); err != nil {
+		return nil, err
+	}
 	steps, files, err := open(p)
 	defer func() {
 		for _, f := range files {
