@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -183,14 +182,14 @@ func (b *bench) backUp(t tool, r *backups, kind int) error {
 	if err != nil {
 		return err
 	}
-	syscall.Sync() // what others wrote is not this one's to wait for
+	syncAll() // what others wrote is not this one's to wait for
 	cmd := t.run(b, dir, kind)
 	began := time.Now()
 	if err := runCommand(cmd); err != nil {
 		return err
 	}
 	took := time.Since(began).Seconds()
-	syscall.Sync()
+	syncAll()
 	after, err := onDisk(dir)
 	if err != nil {
 		return err
@@ -213,14 +212,6 @@ func runCommand(cmd *exec.Cmd) error {
 	return nil
 }
 
-// peakOf is the most memory that a command had resident, KiB.
-func peakOf(cmd *exec.Cmd) int64 {
-	if u, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		return int64(u.Maxrss)
-	}
-	return 0
-}
-
 // onDisk is what a directory takes on the disk, bytes.
 func onDisk(dir string) (n int64, err error) {
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -231,7 +222,7 @@ func onDisk(dir string) (n int64, err error) {
 		if err != nil {
 			return err
 		}
-		n += info.Sys().(*syscall.Stat_t).Blocks * 512
+		n += allocated(info)
 		return nil
 	})
 	return n, err

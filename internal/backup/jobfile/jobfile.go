@@ -6,7 +6,9 @@ package jobfile
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -100,7 +102,7 @@ func section(nodes []config.Node, keys setters) error {
 		set, ok := keys[n.Key]
 		switch {
 		case !ok:
-			return fmt.Errorf("%q is no key here", n.Key)
+			return fmt.Errorf("%q is no key here; these are: %s", n.Key, strings.Join(slices.Sorted(maps.Keys(keys)), ", "))
 		case seen[n.Key]:
 			return fmt.Errorf("%s is there twice", n.Key)
 		}

@@ -2,8 +2,11 @@ package main
 
 import (
 	"errors"
+	"io/fs"
 	"os"
+	"os/exec"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -60,3 +63,17 @@ func readPages(f *os.File, from, to int64) error {
 	all.Wait()
 	return errors.Join(problems...)
 }
+
+// syncAll writes out what every process has written.
+func syncAll() { unix.Sync() }
+
+// peakOf is the most memory that a command had resident, KiB.
+func peakOf(cmd *exec.Cmd) int64 {
+	if u, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		return u.Maxrss
+	}
+	return 0
+}
+
+// allocated is what a file takes on the disk, bytes.
+func allocated(info fs.FileInfo) int64 { return info.Sys().(*syscall.Stat_t).Blocks * 512 }
