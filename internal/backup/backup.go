@@ -11,6 +11,7 @@ import (
 	"cowl/internal/block"
 	"cowl/internal/block/file"
 	"cowl/internal/errs"
+	"cowl/internal/format/qcow2"
 	"cowl/internal/manager"
 	"cowl/internal/volume"
 )
@@ -22,15 +23,18 @@ type Format string
 const (
 	Raw Format = "raw" // the volume's bytes, sparse
 	Tar Format = "tar" // the files of the file system in it, in pax format
+	// Qcow2 is the volume's bytes in qemu's image format.
+	Qcow2 Format = "qcow2"
 )
 
 // Options say what to back up, where to, and how.
 type Options struct {
-	LV           string      // within the group
-	Dir          string      // an existing directory
-	Format       Format      // "" means Raw
-	SnapshotSize volume.Size // zero: the group's default, which cannot overflow where there is room for that
-	Tool         string      // name and version of the program, for the manifest
+	LV           string            // within the group
+	Dir          string            // an existing directory
+	Format       Format            // "" means Raw
+	Compress     qcow2.Compression // of a Qcow2; "" means none
+	SnapshotSize volume.Size       // zero: the group's default, which cannot overflow where there is room for that
+	Tool         string            // name and version of the program, for the manifest
 	// DryRun looks whether the backup could begin, and reports what it would do.
 	DryRun bool
 	Hooks  Hooks
@@ -84,6 +88,10 @@ type job struct {
 	// mayMount: of an archive, that the snapshot may have to be mounted, and
 	// its journal replayed into it.
 	mayMount bool
+	// Of a qcow2 image, its first cluster, and the hashes of ranges with zeroes
+	// in place of that.
+	head []byte
+	body []string
 
 	mu     sync.Mutex // guards report.Notes while the snapshot is watched
 	report *Report
@@ -164,9 +172,15 @@ func (j *job) prepare(ctx context.Context, started time.Time) error {
 		o.every = time.Second
 	}
 	switch o.Format {
-	case Raw, Tar:
+	case Raw, Tar, Qcow2:
 	default:
-		return errs.E(errs.Usage, "unknown format %q: there are %s and %s", o.Format, Raw, Tar)
+		return errs.E(errs.Usage, "unknown format %q: there are %s, %s and %s", o.Format, Raw, Tar, Qcow2)
+	}
+	if o.Compress != "" && o.Format != Qcow2 {
+		return errs.E(errs.Usage, "a %s image is not compressed", o.Format)
+	}
+	if o.Compress == "" && o.Format == Qcow2 {
+		o.Compress = qcow2.None
 	}
 	src, st, err := findSource(ctx, j.g, o.LV)
 	if err != nil {
@@ -248,10 +262,15 @@ func (j *job) read(ctx context.Context, m moment) (left, err error) {
 	}
 	percent := fill(highest)
 	j.report.SnapshotFill = &percent
-	j.report.SHA256 = d.whole
 	j.m.Finished = time.Now().UTC()
-	j.m.Image.SHA256, j.m.Image.Ranges = d.whole, d.ranges
+	j.sums(d)
 	return nil, nil
+}
+
+// sums notes the hashes of the file. Those of a qcow2 image are known when it was
+// read back.
+func (j *job) sums(d digest) {
+	j.report.SHA256, j.m.Image.SHA256, j.m.Image.Ranges = d.whole, d.whole, d.ranges
 }
 
 // describeSnapshot notes down what will be read.
@@ -271,8 +290,11 @@ func (j *job) describeSnapshot(ctx context.Context) error {
 // fill writes the partial image.
 func (j *job) fill(ctx context.Context, dev block.Device) (digest, error) {
 	j.report.VolumeBytes, j.m.Source.Bytes = dev.Size(), dev.Size()
-	if j.o.Format == Tar {
+	switch j.o.Format {
+	case Tar:
 		return j.fillTar(ctx, dev)
+	case Qcow2:
+		return digest{}, j.fillQcow2(ctx, dev)
 	}
 	j.m.Image.Bytes = dev.Size()
 	if err := j.out.f.Truncate(dev.Size()); err != nil {
@@ -290,12 +312,10 @@ func (j *job) prove(ctx context.Context) error {
 	if err := j.out.f.Sync(); err != nil {
 		return err
 	}
-	found, err := checkFile(ctx, j.out.partial(), &j.m.Image, j.o.phase(Verifying, j.m.Image.Bytes))
-	if err != nil {
-		return err
-	}
-	if err := errDamaged("image as read back", found); err != nil {
+	if err := j.readBack(ctx); errs.Is(err, errs.Corrupt) {
 		return errs.WithHint(err, "The target disk does not return what was written to it: look at its health and at the kernel's log.")
+	} else if err != nil {
+		return err
 	}
 	st, err := os.Stat(j.out.partial())
 	if err != nil {
@@ -303,6 +323,20 @@ func (j *job) prove(ctx context.Context) error {
 	}
 	j.report.ImageBytes, j.report.StoredBytes, j.report.Verified = st.Size(), allocated(st), true
 	return nil
+}
+
+// readBack compares the image on the disk with what was read.
+func (j *job) readBack(ctx context.Context) error {
+	if j.o.Format == Qcow2 {
+		d, err := j.proveQcow2(ctx)
+		j.sums(d)
+		return err
+	}
+	found, err := checkFile(ctx, j.out.partial(), &j.m.Image, j.o.phase(Verifying, j.m.Image.Bytes))
+	if err != nil {
+		return err
+	}
+	return errDamaged("image as read back", found)
 }
 
 // checkFile reads an image from the disk, not from memory where that can be

@@ -4,7 +4,7 @@
 //
 // A backup is three files in a directory that already exists:
 //
-//	VG-LV.20060102T150405Z.raw          the image, sparse (or .tar)
+//	VG-LV.20060102T150405Z.raw          the image, sparse (or .tar, .qcow2)
 //	VG-LV.20060102T150405Z.raw.json     its manifest (see Manifest)
 //	VG-LV.20060102T150405Z.raw.sha256   for sha256sum -c: image and manifest
 //

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"cowl/internal/backup/repo"
-	"cowl/internal/block/file"
 	"cowl/internal/errs"
 	"cowl/internal/manager"
 )
@@ -152,15 +151,16 @@ func (d *drill) readManifest(context.Context) (string, error) {
 		return "", err
 	}
 	d.m = m
-	d.report.VG, d.report.LV, d.report.Time, d.report.Bytes = m.Source.VG, m.Source.LV, m.Snapshot.Time, m.Image.Bytes
+	d.report.VG, d.report.LV, d.report.Time, d.report.Bytes = m.Source.VG, m.Source.LV, m.Snapshot.Time, m.Image.content().Bytes
 	return "manifest and checksums agree", checkChecksums(d.o.Image, m, text)
 }
 
 // restoreImage copies the image, and compares what it read and what it wrote
 // with the manifest.
 func (d *drill) restoreImage(ctx context.Context) (string, error) {
-	want := &d.m.Image
-	image, err := file.Open(d.o.Image, file.Options{ReadOnly: true})
+	want := d.m.Image.content()
+	forget(d.o.Image)
+	image, err := openContent(d.o.Image, d.m.Image.Format)
 	if err != nil {
 		return "", err
 	}
@@ -168,7 +168,6 @@ func (d *drill) restoreImage(ctx context.Context) (string, error) {
 	if image.Size() != want.Bytes {
 		return "", errs.E(errs.Corrupt, "image %s has %d bytes instead of %d", d.o.Image, image.Size(), want.Bytes)
 	}
-	forget(d.o.Image)
 	out, err := openPartial(d.scratch)
 	if err != nil {
 		return "", err
@@ -190,7 +189,7 @@ func (d *drill) restoreImage(ctx context.Context) (string, error) {
 	if err := out.Sync(); err != nil {
 		return "", err
 	}
-	found, err := checkFile(ctx, d.scratch, want, d.o.phase(Verifying, want.Bytes))
+	found, err := checkFile(ctx, d.scratch, &Image{Bytes: want.Bytes, RangeBytes: want.RangeBytes, Ranges: want.Ranges}, d.o.phase(Verifying, want.Bytes))
 	if err == nil {
 		err = errDamaged("restored image", found)
 	}
@@ -198,7 +197,7 @@ func (d *drill) restoreImage(ctx context.Context) (string, error) {
 }
 
 // differing returns the ranges whose hashes are not those of the image.
-func differing(want *Image, got []string) (out []Damage) {
+func differing(want *Content, got []string) (out []Damage) {
 	for n := range want.Ranges {
 		if got[n] != want.Ranges[n] {
 			off := int64(n) * want.RangeBytes

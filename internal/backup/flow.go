@@ -3,6 +3,7 @@ package backup
 import (
 	"context"
 	"io"
+	"iter"
 	"sync"
 	"sync/atomic"
 
@@ -50,6 +51,9 @@ type flow struct {
 	stages []chan *piece // whole hash, range hashes, sink
 	wg     sync.WaitGroup
 	done   func(bytes int64)
+	// grain, unless zero, is what data begins and ends at multiples of, but for the
+	// source's end. Set before the source is read.
+	grain int64
 
 	whole  *wholeHash
 	ranges *rangeHash
@@ -180,7 +184,7 @@ func (f *flow) read(src io.ReaderAt, p *piece) {
 // buffer and cut at its multiples, zeroes of at most one range.
 func (f *flow) plan(src block.Device, size int64, work chan<- *piece) (read int64, err error) {
 	var at int64
-	for e, err := range block.Coalesce(src.Extents(0, size)) {
+	for e, err := range f.extents(src, size) {
 		if err != nil {
 			return read, err
 		}
@@ -209,6 +213,43 @@ func (f *flow) plan(src block.Device, size int64, work chan<- *piece) (read int6
 		return read, errs.E(errs.Other, "the map of extents ends at %d of %d bytes", at, size)
 	}
 	return read, nil
+}
+
+// extents is the source's map, with data widened to whole grains.
+func (f *flow) extents(src block.Device, size int64) iter.Seq2[block.Extent, error] {
+	all := block.Coalesce(src.Extents(0, size))
+	if f.grain == 0 {
+		return all
+	}
+	return block.Coalesce(func(yield func(block.Extent, error) bool) {
+		var at int64 // the map as widened ends here
+		for e, err := range all {
+			if err != nil || e.Off > size || e.Len > size-e.Off {
+				yield(e, err)
+				return
+			}
+			start, end := e.Off, e.End()
+			if e.Kind == block.Data {
+				start = start / f.grain * f.grain
+				if over := end % f.grain; over > 0 {
+					end = min(end+f.grain-over, size)
+				}
+			}
+			if start > at && !yield(block.Extent{Off: at, Len: start - at, Kind: block.Zero}, nil) {
+				return
+			}
+			at = max(at, start)
+			if e.Kind == block.Data && end > at {
+				if !yield(block.Extent{Off: at, Len: end - at, Kind: block.Data}, nil) {
+					return
+				}
+				at = end
+			}
+		}
+		if at < size {
+			yield(block.Extent{Off: at, Len: size - at, Kind: block.Zero}, nil)
+		}
+	})
 }
 
 func (f *flow) sendData(p *piece, work chan<- *piece) error {

@@ -20,8 +20,8 @@ type Listed struct {
 	Time     time.Time `json:"time"` // the instant that it shows
 	Finished time.Time `json:"finished"`
 	Instant  string    `json:"instant,omitempty"` // as Instant.ID
-	Bytes    int64     `json:"bytes"`
-	Stored   int64     `json:"stored_bytes"` // what the image takes on disk
+	Bytes    int64     `json:"bytes"`             // of the volume, or of an archive
+	Stored   int64     `json:"stored_bytes"`      // what the image takes on disk
 	// Fault is why the manifest cannot be used, "" if it can.
 	Fault string `json:"fault,omitempty"`
 }
@@ -62,7 +62,7 @@ func ListDir(dir string) ([]*Listed, error) {
 }
 
 func isImageName(name string) bool {
-	return strings.HasSuffix(name, "."+string(Raw)) || strings.HasSuffix(name, "."+string(Tar))
+	return slices.ContainsFunc(formats, func(f Format) bool { return strings.HasSuffix(name, "."+string(f)) })
 }
 
 func listImage(path string) (*Listed, error) {
@@ -76,7 +76,7 @@ func listImage(path string) (*Listed, error) {
 		l.Fault = err.Error()
 		return l, nil
 	}
-	l.Format, l.Bytes = m.Image.Format, m.Image.Bytes
+	l.Format, l.Bytes = m.Image.Format, m.Image.content().Bytes
 	l.VG, l.LV, l.VGUUID, l.LVUUID = m.Source.VG, m.Source.LV, m.Source.VGUUID, m.Source.LVUUID
 	l.Time, l.Finished = m.Snapshot.Time, m.Finished
 	if m.Instant != nil {

@@ -10,10 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"time"
 
 	"cowl/internal/backup/repo"
 	"cowl/internal/errs"
+	"cowl/internal/format/qcow2"
 )
 
 // What a manifest says of itself.
@@ -59,6 +61,19 @@ type Image struct {
 	// which may be shorter: its SHA-256, or "zero" if it holds only zeroes.
 	RangeBytes int64    `json:"range_bytes"`
 	Ranges     []string `json:"ranges"`
+	// Compression is of the clusters of a qcow2 image.
+	Compression qcow2.Compression `json:"compression,omitempty"`
+	// Content is the volume in a qcow2 image, nil of others.
+	Content *Content `json:"content,omitempty"`
+}
+
+// Content is what an image holds, as of Image's members of the same names.
+type Content struct {
+	Bytes      int64    `json:"bytes"`
+	DataBytes  int64    `json:"data_bytes"`
+	SHA256     string   `json:"sha256"`
+	RangeBytes int64    `json:"range_bytes"`
+	Ranges     []string `json:"ranges"`
 }
 
 // Source is the volume that was backed up.
@@ -81,6 +96,9 @@ type Snapshot struct {
 
 // Instant ties together the backups of volumes that show one moment.
 type Instant = repo.Instant
+
+// formats are those that images may have, which their names end in.
+var formats = []Format{Raw, Tar, Qcow2}
 
 // zeroRange stands in Image.Ranges for a range without data.
 const zeroRange = "zero"
@@ -133,18 +151,32 @@ func (m *Manifest) Validate() error {
 		return errs.E(errs.Corrupt, "format is %q, not %q", m.Format, manifestFormat)
 	case m.Version != manifestVersion:
 		return errs.E(errs.Unsupported, "version %d, this cowl knows version %d", m.Version, manifestVersion)
-	case i.Format != Raw && i.Format != Tar:
+	case !slices.Contains(formats, i.Format):
 		return errs.E(errs.Unsupported, "image format %q", i.Format)
-	case i.Bytes < 0 || i.RangeBytes <= 0:
-		return errs.E(errs.Corrupt, "image of %d bytes in ranges of %d", i.Bytes, i.RangeBytes)
+	case (i.Format == Qcow2) != (i.Content != nil):
+		return errs.E(errs.Corrupt, "format %s, and what the image holds is described: %t", i.Format, i.Content != nil)
 	case i.File != filepath.Base(i.File):
 		return errs.E(errs.Corrupt, "image name %q is not a plain file name", i.File)
-	case !hexDigest.MatchString(i.SHA256):
-		return errs.E(errs.Corrupt, "image's SHA-256 is %q", i.SHA256)
-	case int64(len(i.Ranges)) != rangeCount(i.Bytes, i.RangeBytes):
-		return errs.E(errs.Corrupt, "%d range checksums, %d bytes have %d", len(i.Ranges), i.Bytes, rangeCount(i.Bytes, i.RangeBytes))
 	}
-	for n, r := range i.Ranges {
+	if i.Content != nil {
+		if err := i.Content.validate("content"); err != nil {
+			return err
+		}
+	}
+	return (&Content{Bytes: i.Bytes, SHA256: i.SHA256, RangeBytes: i.RangeBytes, Ranges: i.Ranges}).validate("image")
+}
+
+// validate checks what is said of the named object.
+func (c *Content) validate(object string) error {
+	switch {
+	case c.Bytes < 0 || c.RangeBytes <= 0:
+		return errs.E(errs.Corrupt, "%s of %d bytes in ranges of %d", object, c.Bytes, c.RangeBytes)
+	case !hexDigest.MatchString(c.SHA256):
+		return errs.E(errs.Corrupt, "%s's SHA-256 is %q", object, c.SHA256)
+	case int64(len(c.Ranges)) != rangeCount(c.Bytes, c.RangeBytes):
+		return errs.E(errs.Corrupt, "%d range checksums, %d bytes have %d", len(c.Ranges), c.Bytes, rangeCount(c.Bytes, c.RangeBytes))
+	}
+	for n, r := range c.Ranges {
 		if r != zeroRange && !hexDigest.MatchString(r) {
 			return errs.E(errs.Corrupt, "range %d: checksum is %q", n, r)
 		}

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
 	"cowl/internal/backup/repo"
 	"cowl/internal/block"
-	"cowl/internal/block/file"
 	"cowl/internal/errs"
 	"cowl/internal/manager"
 	"cowl/internal/volume"
@@ -17,7 +17,7 @@ import (
 
 // RestoreOptions say which image goes where.
 type RestoreOptions struct {
-	Image string // path of a raw image; its manifest stands beside it
+	Image string // path of an image of a volume; its manifest stands beside it
 	// Repo and Backup are where the image is instead, of a backup in a
 	// repository; Image is then how it is called.
 	Repo   *repo.Repo
@@ -65,7 +65,7 @@ type restore struct {
 	report *RestoreReport
 }
 
-// Restore writes a raw image over the beginning of an existing volume, which
+// Restore writes a volume's image over the beginning of an existing volume, which
 // nobody may have open. The image is checked before the first byte is
 // written; afterwards the volume is flushed, read back and compared. That
 // reading goes through the volume as any user's does, so the caches below it
@@ -114,15 +114,15 @@ func Restore(ctx context.Context, g manager.Group, o RestoreOptions) (*RestoreRe
 // openImage opens the image, wherever it is.
 func (r *restore) openImage(ctx context.Context) error {
 	if r.o.Repo == nil {
-		image, err := file.Open(r.o.Image, file.Options{ReadOnly: true})
+		format, err := r.loadManifest()
+		if err != nil {
+			return err
+		}
+		image, err := openContent(r.o.Image, format)
 		if err != nil {
 			return err
 		}
 		r.image, r.report.ImageBytes = image, image.Size()
-		if err := r.loadManifest(); err != nil {
-			image.Close()
-			return err
-		}
 		return nil
 	}
 	image, _, err := r.o.Repo.Image(ctx, r.o.Backup)
@@ -192,21 +192,33 @@ func (r *restore) unlessForced(doubt error) error {
 	return nil
 }
 
-// loadManifest reads what the image should be.
-func (r *restore) loadManifest() error {
+// loadManifest reads what the image should be. One that has no manifest is what
+// it looks like.
+func (r *restore) loadManifest() (Format, error) {
+	if _, err := os.Stat(r.o.Image); err != nil {
+		return "", err
+	}
 	m, _, err := readManifest(r.o.Image)
 	if errs.Is(err, errs.NotFound) || errs.Is(err, errs.Corrupt) {
-		return r.unlessForced(err)
+		if err := r.unlessForced(err); err != nil {
+			return "", err
+		}
+		is, err := looksLikeQcow2(r.o.Image)
+		if err != nil || !is {
+			return Raw, err
+		}
+		r.note("%s begins as a qcow2 image does, and is read as one", r.o.Image)
+		return Qcow2, nil
 	}
 	if err != nil {
-		return err
+		return "", err
 	}
-	if m.Image.Format != Raw {
-		return errs.WithHint(errs.E(errs.Unsupported, "%s holds files (format %s), not a volume's image", r.o.Image, m.Image.Format),
+	if m.Image.Format == Tar {
+		return "", errs.WithHint(errs.E(errs.Unsupported, "%s holds files (format %s), not a volume's image", r.o.Image, m.Image.Format),
 			"Make a file system on the volume, mount it, and unpack: tar -C MOUNTPOINT --numeric-owner --xattrs --xattrs-include='*' -xpf %s", r.o.Image)
 	}
 	r.want = &m.Image
-	return nil
+	return m.Image.Format, nil
 }
 
 // checkTarget refuses volumes that the image must not be written to. opens
@@ -247,7 +259,7 @@ func (r *restore) checkImage(ctx context.Context) error {
 	if r.want == nil {
 		return nil
 	}
-	found, err := checkFile(ctx, r.o.Image, r.want, r.o.phase(Verifying, r.report.ImageBytes))
+	found, err := checkFile(ctx, r.o.Image, r.want, r.o.phase(Verifying, r.want.Bytes))
 	if err != nil {
 		return err
 	}
@@ -330,7 +342,7 @@ func (r *restore) fill(ctx context.Context, dev block.Device) error {
 		return err
 	}
 	r.report.ReadBytes, r.report.WrittenBytes, r.report.SHA256 = read, to.written.Load(), d.whole
-	if r.want != nil && d.whole != r.want.SHA256 {
+	if r.want != nil && d.whole != r.want.content().SHA256 {
 		return errs.E(errs.Corrupt, "image %s changed while it was read", r.o.Image)
 	}
 	if err := dev.Flush(); err != nil {

@@ -14,6 +14,7 @@ import (
 	"cowl/internal/backup"
 	"cowl/internal/backup/repo"
 	"cowl/internal/backup/repo/targets"
+	"cowl/internal/format/qcow2"
 	"cowl/internal/manager"
 	"cowl/internal/volume"
 )
@@ -22,6 +23,7 @@ import (
 type backupFlags struct {
 	to      string
 	format  option[backup.Format]
+	shrink  option[qcow2.Compression]
 	room    roomFlags
 	noTrack bool
 	full    bool
@@ -33,7 +35,8 @@ type backupFlags struct {
 func newBackup(a *app) *cobra.Command {
 	o := backupFlags{
 		hooks:  newHookFlags(),
-		format: option[backup.Format]{value: backup.Raw, kind: "raw|tar", parse: oneOf(map[string]backup.Format{"raw": backup.Raw, "tar": backup.Tar})},
+		format: option[backup.Format]{value: backup.Raw, kind: "raw|tar|qcow2", parse: oneOf(map[string]backup.Format{"raw": backup.Raw, "tar": backup.Tar, "qcow2": backup.Qcow2})},
+		shrink: option[qcow2.Compression]{kind: "none|zlib|zstd", parse: oneOf(map[string]qcow2.Compression{"none": qcow2.None, "zlib": qcow2.Zlib, "zstd": qcow2.Zstd})},
 		room:   newRoom(),
 	}
 	cmd := &cobra.Command{
@@ -51,7 +54,7 @@ The target is a directory of plain files, or a repository (repo:DIR, see cowl
 repo), which keeps images deduplicated, compressed and encrypted.
 
 In a directory there are then
-  VG-LV.TIME.raw          the image; it has this name only once it is verified
+  VG-LV.TIME.raw          the image (.tar, .qcow2); it has this name only once it is verified
   VG-LV.TIME.raw.json     what it is of, sizes, SHA-256 of the whole and of ranges
   VG-LV.TIME.raw.sha256   for sha256sum -c
 What is hidden and called .partial was left by a backup that was killed.
@@ -60,6 +63,11 @@ Format raw is the volume's bytes; holes and zeroes take no space. Format tar is
 the files of an ext2, ext3 or ext4 in the volume, which cowl reads itself, or of
 an XFS, which it mounts (root, Linux): owners by number, modes, times, links,
 devices, extended attributes, ACLs, holes.
+
+Format qcow2 is the volume's bytes in qemu's image format, for virtual machines
+to run from: clusters of zeroes take no space, others are as they are, or
+compressed with --compress zlib (any qemu) or zstd (5.1 and later). What is
+written to a compressed image is not compressed.
 
 ` + passwordHelp + `
 
@@ -93,6 +101,7 @@ the group's free space, which several share, and no more than can ever be of use
   cowl backup server1/db --to /backups --before-snapshot 'systemctl stop db' --after-snapshot 'systemctl start db'
   cowl backup server1/root --to /backups -L 2G --json
   cowl backup server1/home --to /backups --format tar
+  cowl backup guests/web guests/web-data --to /backups --format qcow2 --compress zstd
   cowl backup server1/root --to repo:/backups/cowl
   cowl backup server1/rootsnapshot --to /backups`,
 		Args: atLeast(1),
@@ -102,6 +111,7 @@ the group's free space, which several share, and no more than can ever be of use
 	f.SortFlags = false
 	f.StringVar(&o.to, "to", "", "a directory for plain files, or a repository: the `target`")
 	flagOf(f, &o.format, "format", "", "what a plain file is (raw)")
+	flagOf(f, &o.shrink, "compress", "", "compress the clusters of a qcow2 image (none)")
 	o.room.add(f, "the snapshot, of each volume")
 	f.BoolVar(&o.noTrack, "no-track", false, "leave no snapshot by which the next backup knows what has changed")
 	f.BoolVar(&o.full, "full", false, "read everything, whatever is known of changes")
@@ -129,8 +139,10 @@ func (o *backupFlags) run(cmd *cobra.Command, a *app, args []string) error {
 		return usageError(cmd, err)
 	case id != "":
 		return usage(cmd, "%s is a backup: name the target alone.", o.to)
-	case t.IsRepository() && o.format.given:
-		return usage(cmd, "--format is of plain files; a repository keeps images.")
+	case t.IsRepository() && (o.format.given || o.shrink.given):
+		return usage(cmd, "--format and --compress are of plain files; a repository keeps images, compressed.")
+	case o.shrink.given && o.format.value != backup.Qcow2:
+		return usage(cmd, "--compress is of --format qcow2.")
 	case !t.IsRepository() && (o.noTrack || o.full):
 		return usage(cmd, "--no-track and --full are for repositories; plain files are always read as a whole.")
 	case t.IsRepository():
@@ -143,7 +155,7 @@ func (o *backupFlags) run(cmd *cobra.Command, a *app, args []string) error {
 		}
 		p := a.newProgress()
 		r, err := backup.RunAll(cmd.Context(), g, lvs, backup.Options{
-			Dir: o.to, Format: o.format.value, SnapshotSize: size, Tool: program(), DryRun: a.test, Reporter: p.reporter(),
+			Dir: o.to, Format: o.format.value, Compress: o.shrink.value, SnapshotSize: size, Tool: program(), DryRun: a.test, Reporter: p.reporter(),
 			Hooks: o.hooks.hooks(a), NoFreeze: o.hooks.noFreeze,
 		})
 		p.end()

@@ -214,7 +214,7 @@ func accessArgs(j *jobfile.Job) (args []string) {
 // backupCommands are the commands of a job's main part.
 func backupCommands(j *jobfile.Job) [][]string {
 	args := append(append([]string{"backup"}, j.Volumes...), "--to", j.Target)
-	for option, value := range map[string]string{"--format": j.Format, "--size": j.Size, "--hook-timeout": j.HookTimeout} {
+	for option, value := range map[string]string{"--format": j.Format, "--compress": j.Compress, "--size": j.Size, "--hook-timeout": j.HookTimeout} {
 		if value != "" {
 			args = append(args, option, value)
 		}

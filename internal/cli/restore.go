@@ -24,7 +24,7 @@ func newRestore(a *app) *cobra.Command {
 	var o restoreFlags
 	cmd := &cobra.Command{
 		Use: "restore IMAGE|TARGET::BACKUP[:/PATH] VG/LV|DEST|--file FILE|--all REPOSITORY VG [OPTION]...", Short: "Write a backup back into a volume, or bring files back", GroupID: groupOwn,
-		Long: `Write a raw image, or a backup in a repository, over the beginning of an existing
+		Long: `Write an image (raw or qcow2), or a backup in a repository, over the beginning of an existing
 volume, or into a new one, and read it back.
 
 Before the first byte is overwritten the backup is checked: an image is compared
@@ -40,7 +40,8 @@ the volume. --file writes a backup from a repository into a sparse file.
 A backup is named as cowl list shows it (or by the beginning of its ID), by
 VG/LV for the latest of a volume, or as latest.
 
-An image from elsewhere has no manifest: --force writes it unchecked. The
+An image from elsewhere has no manifest: --force writes it unchecked, one that
+begins as qemu's do as what it holds. The
 volume is compared with what was read in any case.
 
 With a path behind the backup, the file or directory there is brought back to

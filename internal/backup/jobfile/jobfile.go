@@ -25,7 +25,8 @@ type Job struct {
 	Volumes  []string `json:"volumes"` // VG/LV of one group, or one VG
 	Target   string   `json:"target"`
 	Format   string   `json:"format,omitempty"`
-	Size     string   `json:"size,omitempty"` // of each snapshot, as -L has it
+	Compress string   `json:"compress,omitempty"` // of qcow2 images
+	Size     string   `json:"size,omitempty"`     // of each snapshot, as -L has it
 	Schedule string   `json:"schedule,omitempty"`
 
 	PasswordFile    string `json:"password_file,omitempty"`
@@ -119,6 +120,7 @@ func (j *Job) read(nodes []config.Node) error {
 		"volumes":          stringList(&j.Volumes),
 		"target":           text(&j.Target),
 		"format":           text(&j.Format),
+		"compress":         text(&j.Compress),
 		"size":             text(&j.Size),
 		"schedule":         text(&j.Schedule),
 		"password_file":    text(&j.PasswordFile),

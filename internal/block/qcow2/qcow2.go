@@ -1,5 +1,5 @@
 // Package qcow2 reads qemu's image format as a block device: what a person has
-// who was given a cloud image, or a virtual machine's disk. It does not write.
+// who was given a cloud image, or a virtual machine's disk. Package format/qcow2 writes such images.
 //
 // The format itself is read by github.com/lima-vm/go-qcow2reader. What is here
 // is what an image from a stranger needs: a look at the header before the
