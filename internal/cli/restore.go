@@ -38,7 +38,7 @@ to a recent backup it writes little, and costs snapshots little. --create makes
 the volume. --file writes a backup from a repository into a sparse file.
 
 A backup is named as cowl list shows it (or by the beginning of its ID), by
-VG/LV for the latest of a volume, or as latest.
+VG/LV for the latest of a volume, or as latest if all are of one volume.
 
 An image from elsewhere has no manifest: --force writes it unchecked, one that
 begins as qemu's do as what it holds. The

@@ -242,7 +242,8 @@ func (r *Repo) list(ctx context.Context, tags map[string]string) ([]*Backup, err
 }
 
 // Find returns the backup that a person means: by ID or the beginning of one,
-// by VG/LV for the latest of a volume, or "latest".
+// by VG/LV for the latest of a volume, or "latest" where all are of one volume:
+// of several it would be restored over another one by mistake.
 func (r *Repo) Find(ctx context.Context, name string) (*Backup, error) {
 	all, err := r.List(ctx)
 	if err != nil {
@@ -262,7 +263,12 @@ func find(all []*Backup, name string) (*Backup, error) {
 	var found []*Backup
 	for _, b := range slices.Backward(all) {
 		switch {
-		case name == "latest", name == b.VG+"/"+b.LV, name == b.ID:
+		case name == "latest":
+			if err := onlyOf(b, all); err != nil {
+				return nil, err
+			}
+			return b, nil
+		case name == b.VG+"/"+b.LV, name == b.ID:
 			return b, nil
 		case len(name) >= shortID && strings.HasPrefix(b.ID, name):
 			found = append(found, b)
@@ -275,6 +281,18 @@ func find(all []*Backup, name string) (*Backup, error) {
 		return found[0], nil
 	}
 	return nil, errs.E(errs.Usage, "%d backups begin with %q", len(found), name)
+}
+
+// onlyOf returns an error if there are backups of other volumes than b's.
+func onlyOf(b *Backup, all []*Backup) error {
+	of := b.VG + "/" + b.LV
+	for _, other := range all {
+		if also := other.VG + "/" + other.LV; also != of {
+			return errs.WithHint(errs.E(errs.Usage, "\"latest\" is of %s, and there are backups of %s as well", of, also),
+				"TARGET::%s is the latest backup of that volume.", also)
+		}
+	}
+	return nil
 }
 
 // ReadFile returns a small file that is kept beside the image.

@@ -367,12 +367,15 @@ func TestFiles(t *testing.T) {
 
 func TestFind(t *testing.T) {
 	all := []*Backup{{ID: "aaaa1", VG: "vg", LV: "a"}, {ID: "aaab2", VG: "vg", LV: "b"}, {ID: "aaab3", VG: "vg", LV: "a"}}
-	for name, want := range map[string]string{"latest": "aaab3", "vg/b": "aaab2", "vg/a": "aaab3", "aaaa": "aaaa1", "aaab2": "aaab2",
+	for name, want := range map[string]string{"latest": "", "vg/b": "aaab2", "vg/a": "aaab3", "aaaa": "aaaa1", "aaab2": "aaab2",
 		"aaab": "", "aaa": "", "vg/c": "", "": ""} {
 		b, err := find(all, name)
 		if (b == nil) != (want == "") || (err == nil) != (want != "") || b != nil && b.ID != want {
 			t.Errorf("%q: %+v, %v", name, b, err)
 		}
+	}
+	if b, err := find([]*Backup{all[0], all[2]}, "latest"); err != nil || b != all[2] {
+		t.Errorf("latest of one volume: %+v, %v", b, err)
 	}
 }
 

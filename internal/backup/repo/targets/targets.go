@@ -6,7 +6,7 @@
 //	TARGET::BACKUP                        one backup in it
 //
 // A backup is named by its ID or the beginning of one, by VG/LV for the latest
-// of a volume, or as "latest"; of plain files by the image's file name.
+// of a volume, or as "latest" if all are of one; of plain files by the image's file name.
 package targets
 
 import (
