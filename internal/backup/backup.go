@@ -35,6 +35,10 @@ type Options struct {
 	Compress     qcow2.Compression // of a Qcow2; "" means none
 	SnapshotSize volume.Size       // zero: the group's default, which cannot overflow where there is room for that
 	Tool         string            // name and version of the program, for the manifest
+	// DomainXML is a file with libvirt's description of the virtual machine whose
+	// disks the volumes are, "" for none. A copy that names the images goes
+	// beside them. Not with Tar.
+	DomainXML string
 	// DryRun looks whether the backup could begin, and reports what it would do.
 	DryRun bool
 	Hooks  Hooks
@@ -65,6 +69,7 @@ type Report struct {
 	Verified     bool     `json:"verified"`
 	Instant      string   `json:"instant,omitempty"` // as Instant.ID
 	Files        int64    `json:"files,omitempty"`   // entries of a tar image
+	Domain       string   `json:"domain,omitempty"`  // path of the virtual machine's description
 	Seconds      float64  `json:"seconds"`
 	Rate         float64  `json:"bytes_per_second"`      // ImageBytes over Seconds
 	SnapshotFill *float64 `json:"snapshot_fill_percent"` // highest; null if there is no store
@@ -104,20 +109,34 @@ type job struct {
 //
 // Cancelling ctx ends it early, and still removes the snapshot and the files.
 func Run(ctx context.Context, g manager.Group, o Options) (*Report, error) {
-	j := &job{g: g, o: o}
-	return alone(ctx, &set[*Report]{g: g, members: []member[*Report]{j}, common: o.common()})
+	return alone(ctx, newImages(g, []string{o.LV}, o))
 }
 
 // RunAll backs several volumes up as they were at one instant, each into an
 // image of its own. One that fails does not take the others with it: the
 // report has those that succeeded, and the error says of each other why.
 func RunAll(ctx context.Context, g manager.Group, lvs []string, o Options) (*SetReport[*Report], error) {
+	return newImages(g, lvs, o).run(ctx)
+}
+
+// newImages is the set of backups of volumes into a directory.
+func newImages(g manager.Group, lvs []string, o Options) *set[*Report] {
 	s := &set[*Report]{g: g, common: o.common()}
+	var jobs []*job
 	for _, lv := range lvs {
 		o.LV = lv
-		s.members = append(s.members, &job{g: g, o: o})
+		j := &job{g: g, o: o}
+		jobs, s.members = append(jobs, j), append(s.members, j)
 	}
-	return s.run(ctx)
+	if o.DomainXML != "" {
+		var d *domain
+		s.prepared = func(ctx context.Context, started time.Time) (err error) {
+			d, err = newDomain(ctx, o.DomainXML, jobs, started, s.warn)
+			return err
+		}
+		s.complete = func() error { return d.publish() }
+	}
+	return s
 }
 
 func (o *Options) common() common {
@@ -178,6 +197,9 @@ func (j *job) prepare(ctx context.Context, started time.Time) error {
 	}
 	if o.Compress != "" && o.Format != Qcow2 {
 		return errs.E(errs.Usage, "a %s image is not compressed", o.Format)
+	}
+	if o.DomainXML != "" && o.Format == Tar {
+		return errs.WithHint(errs.E(errs.Usage, "a virtual machine cannot run from a tar archive"), "Use --format qcow2 or raw with --domain-xml.")
 	}
 	if o.Compress == "" && o.Format == Qcow2 {
 		o.Compress = qcow2.None

@@ -20,6 +20,7 @@ type Listed struct {
 	Time     time.Time `json:"time"` // the instant that it shows
 	Finished time.Time `json:"finished"`
 	Instant  string    `json:"instant,omitempty"` // as Instant.ID
+	Domain   string    `json:"domain,omitempty"`  // as Manifest.Domain
 	Bytes    int64     `json:"bytes"`             // of the volume, or of an archive
 	Stored   int64     `json:"stored_bytes"`      // what the image takes on disk
 	// Fault is why the manifest cannot be used, "" if it can.
@@ -78,6 +79,7 @@ func listImage(path string) (*Listed, error) {
 	}
 	l.Format, l.Bytes = m.Image.Format, m.Image.content().Bytes
 	l.VG, l.LV, l.VGUUID, l.LVUUID = m.Source.VG, m.Source.LV, m.Source.VGUUID, m.Source.LVUUID
+	l.Domain = m.Domain
 	l.Time, l.Finished = m.Snapshot.Time, m.Finished
 	if m.Instant != nil {
 		l.Instant = m.Instant.ID
@@ -88,6 +90,10 @@ func listImage(path string) (*Listed, error) {
 // RemoveImage deletes an image with what stands beside it. The image goes
 // first: what a crash leaves is no backup.
 func RemoveImage(path string) error {
+	domain := ""
+	if m, _, err := readManifest(path); err == nil {
+		domain = m.Domain
+	}
 	if err := os.Remove(path); err != nil {
 		return err
 	}
@@ -96,5 +102,5 @@ func RemoveImage(path string) error {
 			return err
 		}
 	}
-	return syncDir(filepath.Dir(path))
+	return errors.Join(removeDomain(filepath.Dir(path), domain), syncDir(filepath.Dir(path)))
 }

@@ -43,7 +43,10 @@ type Manifest struct {
 	Snapshot Snapshot `json:"snapshot"`
 	// Instant is what the backup shares with those of other volumes, nil of a
 	// snapshot that nobody knows to belong to one.
-	Instant  *Instant  `json:"instant,omitempty"`
+	Instant *Instant `json:"instant,omitempty"`
+	// Domain is the file beside it with the description of the virtual machine that
+	// it is a disk of, "" without one. It is there once all of its disks are.
+	Domain   string    `json:"domain,omitempty"`
 	Started  time.Time `json:"started"`
 	Finished time.Time `json:"finished"` // when the last byte was read
 }
@@ -155,6 +158,8 @@ func (m *Manifest) Validate() error {
 		return errs.E(errs.Unsupported, "image format %q", i.Format)
 	case (i.Format == Qcow2) != (i.Content != nil):
 		return errs.E(errs.Corrupt, "format %s, and what the image holds is described: %t", i.Format, i.Content != nil)
+	case m.Domain != "" && m.Domain != filepath.Base(m.Domain):
+		return errs.E(errs.Corrupt, "domain %q is not a plain file name", m.Domain)
 	case i.File != filepath.Base(i.File):
 		return errs.E(errs.Corrupt, "image name %q is not a plain file name", i.File)
 	}

@@ -49,6 +49,7 @@ type Reported interface {
 	Counted() int64
 	Took() (seconds, rate float64)
 	Since() string
+	Description() string
 }
 
 // Failure is a volume of which there is no backup.
@@ -97,6 +98,12 @@ func (r *Report) Took() (seconds, rate float64) { return r.Seconds, r.Rate }
 // Since is the backup of which what has not changed was taken: none, for plain
 // files.
 func (r *Report) Since() string { return "" }
+
+// Description is the path of the virtual machine's description, "" if there is none.
+func (r *Report) Description() string { return r.Domain }
+
+// Description is of plain files only.
+func (r *RepositoryReport) Description() string { return "" }
 
 // Volume is the volume's name.
 func (r *RepositoryReport) Volume() string { return r.VG + "/" + r.LV }
@@ -160,6 +167,10 @@ type set[R Reported] struct {
 	members []member[R]
 	// lock, if there is one, is held while the set runs.
 	lock func(ctx context.Context, purpose string) (context.Context, *repo.Lock, error)
+	// prepared, if there is one, is called when all members are prepared, and
+	// complete when the backups of all are good.
+	prepared func(ctx context.Context, started time.Time) error
+	complete func() error
 	common
 	report *SetReport[R]
 }
@@ -207,7 +218,9 @@ func (s *set[R]) prepare(ctx context.Context, started time.Time) error {
 			s.report.VG = m.source().vg.Name
 			s.report.Volumes = append(s.report.Volumes, m.source().lv.Name)
 			if i == len(s.members)-1 {
-				err = s.checkInstant()
+				if err = s.checkInstant(); err == nil && s.prepared != nil {
+					err = s.prepared(ctx, started)
+				}
 			}
 			i++ // it has something to abandon
 		}
@@ -292,6 +305,9 @@ func (s *set[R]) runAll(ctx context.Context, started time.Time, lock *repo.Lock)
 	failed := warned
 	for i, b := range s.members {
 		failed = errors.Join(failed, s.runOne(ctx, b, i, m))
+	}
+	if s.complete != nil && len(s.report.Backups) == len(s.members) {
+		failed = errors.Join(failed, s.complete())
 	}
 	return s.finish(ctx, failed)
 }

@@ -24,6 +24,7 @@ type backupFlags struct {
 	to      string
 	format  option[backup.Format]
 	shrink  option[qcow2.Compression]
+	domain  string
 	room    roomFlags
 	noTrack bool
 	full    bool
@@ -69,6 +70,10 @@ to run from: clusters of zeroes take no space, others are as they are, or
 compressed with --compress zlib (any qemu) or zstd (5.1 and later). What is
 written to a compressed image is not compressed.
 
+--domain-xml copies a libvirt domain (virsh dumpxml) beside the images, with
+these as the sources of its disks in place of the volumes. Only that is changed in
+it; cowl says what else it refers to that is not in the backup.
+
 ` + passwordHelp + `
 
 File systems that are mounted from a volume's file (by a loop device; as root)
@@ -102,6 +107,7 @@ the group's free space, which several share, and no more than can ever be of use
   cowl backup server1/root --to /backups -L 2G --json
   cowl backup server1/home --to /backups --format tar
   cowl backup guests/web guests/web-data --to /backups --format qcow2 --compress zstd
+  cowl backup guests/web guests/web-data --to /backups --format qcow2 --domain-xml web.xml
   cowl backup server1/root --to repo:/backups/cowl
   cowl backup server1/rootsnapshot --to /backups`,
 		Args: atLeast(1),
@@ -112,6 +118,7 @@ the group's free space, which several share, and no more than can ever be of use
 	f.StringVar(&o.to, "to", "", "a directory for plain files, or a repository: the `target`")
 	flagOf(f, &o.format, "format", "", "what a plain file is (raw)")
 	flagOf(f, &o.shrink, "compress", "", "compress the clusters of a qcow2 image (none)")
+	f.StringVar(&o.domain, "domain-xml", "", "copy this libvirt domain `file` beside the images, its disks pointed at them")
 	o.room.add(f, "the snapshot, of each volume")
 	f.BoolVar(&o.noTrack, "no-track", false, "leave no snapshot by which the next backup knows what has changed")
 	f.BoolVar(&o.full, "full", false, "read everything, whatever is known of changes")
@@ -141,6 +148,8 @@ func (o *backupFlags) run(cmd *cobra.Command, a *app, args []string) error {
 		return usage(cmd, "%s is a backup: name the target alone.", o.to)
 	case t.IsRepository() && (o.format.given || o.shrink.given):
 		return usage(cmd, "--format and --compress are of plain files; a repository keeps images, compressed.")
+	case o.domain != "" && (t.IsRepository() || o.format.value == backup.Tar):
+		return usage(cmd, "--domain-xml is of images in a directory, raw or qcow2.")
 	case o.shrink.given && o.format.value != backup.Qcow2:
 		return usage(cmd, "--compress is of --format qcow2.")
 	case !t.IsRepository() && (o.noTrack || o.full):
@@ -155,7 +164,7 @@ func (o *backupFlags) run(cmd *cobra.Command, a *app, args []string) error {
 		}
 		p := a.newProgress()
 		r, err := backup.RunAll(cmd.Context(), g, lvs, backup.Options{
-			Dir: o.to, Format: o.format.value, Compress: o.shrink.value, SnapshotSize: size, Tool: program(), DryRun: a.test, Reporter: p.reporter(),
+			Dir: o.to, Format: o.format.value, Compress: o.shrink.value, DomainXML: o.domain, SnapshotSize: size, Tool: program(), DryRun: a.test, Reporter: p.reporter(),
 			Hooks: o.hooks.hooks(a), NoFreeze: o.hooks.noFreeze,
 		})
 		p.end()
@@ -225,10 +234,13 @@ func sayBackup[R backup.Reported](o *backupFlags, a *app, from target, t targets
 		}
 		return nil
 	}
-	for _, b := range r.Backups {
+	for i, b := range r.Backups {
 		a.say("Backed up %s to %s.", b.Volume(), shortPlace(t, b.Place()))
 		seconds, rate := b.Took()
 		a.say("%s.", strings.Join(summary(b.Sizes(), b.Counted(), seconds, rate), ", "))
+		if d := b.Description(); d != "" && i == len(r.Backups)-1 && len(r.Failed) == 0 {
+			a.say("The virtual machine that runs from it is described in %s.", d)
+		}
 		if base := b.Since(); base != "" {
 			a.say("What has not changed since is as in %s.", short(base))
 		}
