@@ -287,6 +287,11 @@ func (s *set[R]) runAll(ctx context.Context, started time.Time, lock *repo.Lock)
 		s.report.Instant = m.instant.ID
 	}
 	notes, quiet, warned, err := s.takeQuietly(ctx)
+	for _, n := range notes {
+		if strings.HasPrefix(n, "WARNING:") {
+			s.note(n)
+		}
+	}
 	if s.report.Quiet, m.quiet = quiet, quiet; err != nil {
 		if ctx.Err() != nil {
 			err = fmt.Errorf("%s %w (%v)", s.purpose(), ErrInterrupted, context.Cause(ctx))

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"cowl/internal/errs"
+	"cowl/internal/forecast"
 	"cowl/internal/manager"
 	"cowl/internal/volume"
 )
@@ -233,7 +234,7 @@ func (s *source) watch(ctx context.Context, every time.Duration, note func(strin
 		defer close(ended)
 		tick := time.NewTicker(every)
 		defer tick.Stop()
-		failures, warned := 0, false
+		failures, warned, short := 0, false, ""
 		for {
 			select {
 			case <-tick.C:
@@ -254,7 +255,12 @@ func (s *source) watch(ctx context.Context, every time.Duration, note func(strin
 			}
 			if err == nil && !warned && fill(cow) >= 80 {
 				warned = true
-				note(fmt.Sprintf("snapshot %s is %.0f %% full; when it overflows, this backup fails", s.id(), fill(cow)))
+				note(fmt.Sprintf("snapshot %s is %.0f %% full%s; when it overflows, this backup fails", s.id(), fill(cow), fullInText(cow)))
+			}
+			if err == nil && cow.Short != short {
+				if short = cow.Short; short != "" {
+					note(fmt.Sprintf("snapshot %s is %.0f %% full and could not be extended: %s", s.id(), fill(cow), short))
+				}
 			}
 		}
 	}()
@@ -263,6 +269,14 @@ func (s *source) watch(ctx context.Context, every time.Duration, note func(strin
 		<-ended
 		return last
 	}
+}
+
+// fullInText is when a store will be full, if that is known.
+func fullInText(c *manager.CowStatus) string {
+	if c.FullIn == nil || *c.FullIn == forecast.Never {
+		return ""
+	}
+	return fmt.Sprintf(", and will be full in %v if it goes on like this", c.FullIn.Round(time.Second))
 }
 
 // fill is how full a store is, in percent.

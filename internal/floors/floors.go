@@ -46,7 +46,7 @@ var Table = []Row{
 	{Path: "internal/manager", Holds: "groups and volumes by name, as verbs see them"},
 	{Path: "internal/engine", Holds: "a group's volumes as stacks of devices, changed while in use"},
 	{Path: "internal/hostlvm", Holds: "a group that the kernel runs, through lvm2 and device-mapper", Documented: true,
-		Imports: []string{"internal/snap", "internal/freeze", "internal/devmapper", "internal/volume", "internal/block/...", "internal/errs"}},
+		Imports: []string{"internal/snap", "internal/freeze", "internal/devmapper", "internal/forecast", "internal/volume", "internal/block/...", "internal/errs"}},
 	{Path: "internal/overlay", Holds: "copy-on-write files over untouched disks and images",
 		Imports: []string{"internal/snap", "internal/volume", "internal/format/...", "internal/block/...", "internal/errs"}},
 	{Path: "internal/kernelstat", Holds: "counts the writes to the kernel's volumes", Documented: true,

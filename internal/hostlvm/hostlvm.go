@@ -34,6 +34,10 @@ type Options struct {
 	Guard func(ctx context.Context) error
 	// Advise fills in what a snapshot without a size should have; nil: nothing.
 	Advise func(g *volume.Group, spec *volume.SnapshotSpec)
+	// Growth says how snapshots that cowl made are kept from overflowing while the
+	// group is open, where their tags do not say otherwise. What becomes of one
+	// that is full all the same the kernel decides.
+	Growth volume.Growth
 	// HoldLimit bounds how long volumes are held for a common instant; 0 is
 	// freeze.DefaultLimit, and more for many volumes.
 	HoldLimit time.Duration
@@ -48,15 +52,20 @@ type Group struct {
 	id   volume.UUID
 	name string
 
-	mu   sync.Mutex
-	open map[string]int // devices that Open returned and that are open, by name
+	mu     sync.Mutex
+	open   map[string]int   // devices that Open returned and that are open, by name
+	kept   map[string]*kept // snapshots that are watched, by name
+	stop   func()           // ends the watching, nil before it began
+	closed bool
+
+	watching sync.WaitGroup
 }
 
 // Result is what a change has to say.
 type Result struct{ Names, Notes []string }
 
-// Open makes sure that lvm2 is there and means the same group by its name. It
-// keeps nothing open.
+// Open makes sure that lvm2 is there and means the same group by its name. The
+// caller closes the group.
 func Open(ctx context.Context, id volume.UUID, name string, o Options) (*Group, error) {
 	if err := volume.CheckGroupName(name); err != nil {
 		return nil, err
@@ -68,7 +77,7 @@ func Open(ctx context.Context, id volume.UUID, name string, o Options) (*Group, 
 	if err != nil {
 		return nil, err
 	}
-	g := &Group{o: o, lvm: l, id: id, name: name, open: map[string]int{}}
+	g := &Group{o: o, lvm: l, id: id, name: name, open: map[string]int{}, kept: map[string]*kept{}}
 	return g, g.checkIdentity(ctx)
 }
 

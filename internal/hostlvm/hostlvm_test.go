@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"cowl/internal/errs"
 	"cowl/internal/volume"
@@ -118,14 +119,39 @@ func TestEnvironment(t *testing.T) {
 
 // A snapshot that cowl made is extended in time; others' are left alone.
 func TestGrowth(t *testing.T) {
-	if g := growth(&volume.LV{Tags: []string{"nightly"}}); g.Enabled() {
-		t.Errorf("another program's snapshot is extended: %+v", g)
+	g := &Group{o: Options{Growth: volume.Growth{Threshold: 60, Percent: 30}}}
+	if got := g.growthOf(&volume.LV{Tags: []string{"nightly"}}); got.Enabled() {
+		t.Errorf("another program's snapshot is extended: %+v", got)
 	}
-	if g := growth(&volume.LV{Tags: []string{"cowl.backup"}}); g.Threshold != 70 || g.Percent != 20 {
-		t.Errorf("%+v", g)
+	if got := g.growthOf(&volume.LV{Tags: []string{"cowl.backup"}}); got.Threshold != 60 || got.Percent != 30 {
+		t.Errorf("not as configured: %+v", got)
 	}
-	if g := growth(&volume.LV{Tags: []string{"cowl.autoextend_threshold=100"}}); g.Enabled() {
-		t.Errorf("extended against its tags: %+v", g)
+	if got := g.growthOf(&volume.LV{Tags: []string{"cowl.autoextend_threshold=100"}}); got.Enabled() {
+		t.Errorf("extended against its tags: %+v", got)
+	}
+}
+
+// A store that fills within seconds has to be extended before its threshold, and
+// one burst must not count for ever.
+func TestPace(t *testing.T) {
+	k, now := &kept{}, time.Unix(0, 0)
+	look := func(used int64) {
+		now = now.Add(watchEvery)
+		k.note(now, used)
+	}
+	look(100 << 20) // what is there at first says nothing
+	if k.pace != 0 {
+		t.Errorf("a pace of %.0f after one look", k.pace)
+	}
+	look(110 << 20)
+	if k.pace != 50<<20 {
+		t.Errorf("10 MiB in 0.2 s are a pace of %.0f", k.pace)
+	}
+	for range 60 {
+		look(110 << 20)
+	}
+	if k.pace > 1<<20 {
+		t.Errorf("12 s later the pace is %.0f yet", k.pace)
 	}
 }
 

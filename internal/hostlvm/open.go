@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
-	"sync"
-	"time"
 
 	"cowl/internal/block"
 	"cowl/internal/block/file"
@@ -20,8 +17,7 @@ import (
 // open. For writing it is opened exclusively: a volume that is mounted, or used
 // otherwise by the kernel, is refused with errs.Busy.
 //
-// While a snapshot that cowl made is open its store is watched, and extended
-// before it overflows.
+// A snapshot that cowl made is kept from overflowing from then on: see keep.
 func (g *Group) Open(ctx context.Context, name string, readOnly bool) (block.Device, error) {
 	model, lv, err := g.find(ctx, name)
 	if err != nil {
@@ -42,8 +38,8 @@ func (g *Group) Open(ctx context.Context, name string, readOnly bool) (block.Dev
 		return nil, errors.Join(err, o.deactivate())
 	}
 	g.count(name, 1)
-	if _, isSnapshot := model.SnapshotOf(lv); isSnapshot && growth(lv).Enabled() {
-		o.watch(lv)
+	if _, isSnapshot := model.SnapshotOf(lv); isSnapshot {
+		g.keep(lv)
 	}
 	return o, nil
 }
@@ -86,14 +82,10 @@ type opened struct {
 	group     *Group
 	name      string
 	activated bool
-	stop      func() // ends the watching, nil without any
 }
 
 // Close implements block.Device.
 func (o *opened) Close() error {
-	if o.stop != nil {
-		o.stop()
-	}
 	err := o.Device.Close()
 	o.group.count(o.name, -1)
 	return errors.Join(err, o.deactivate())
@@ -114,77 +106,6 @@ func (o *opened) deactivate() error {
 	}
 	_, err := o.group.Deactivate(context.Background(), o.name)
 	return err
-}
-
-// ourTags is what the tags of snapshots that cowl made begin with. Others' are
-// left alone.
-const ourTags = "cowl."
-
-// growth says how a snapshot's store is kept from overflowing: by its tags, and
-// where they say nothing as in lvm.conf's example, for snapshots that cowl made.
-func growth(lv *volume.LV) volume.Growth {
-	for _, tag := range lv.Tags {
-		if strings.HasPrefix(tag, ourTags) {
-			return lv.GrowthOf(volume.Growth{Threshold: 70, Percent: 20})
-		}
-	}
-	return volume.Growth{}
-}
-
-// watchEvery is how often a store's usage is looked at. The look is one ioctl.
-const watchEvery = 200 * time.Millisecond
-
-// watch extends the snapshot's store when it is fuller than its threshold, until
-// stop is called.
-func (o *opened) watch(lv *volume.LV) {
-	ctx, cancel := context.WithCancel(context.Background())
-	var ended sync.WaitGroup
-	ended.Go(func() {
-		tick := time.NewTicker(watchEvery)
-		defer tick.Stop()
-		for ctx.Err() == nil {
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-				return
-			}
-			if more, err := o.group.extend(ctx, lv); err != nil || !more {
-				// Whoever reads the snapshot finds out by its status what comes of that.
-				o.group.o.Log.Warn("a snapshot's store is not extended any more", "snapshot", o.group.full(lv.Name), "err", err)
-				return
-			}
-		}
-	})
-	o.stop = func() {
-		cancel()
-		ended.Wait()
-	}
-}
-
-// extend looks once, and extends the store if that is due. It reports whether
-// there is anything left to watch.
-func (g *Group) extend(ctx context.Context, lv *volume.LV) (bool, error) {
-	cow, err := g.usage(lv)
-	if err != nil || cow.Invalid {
-		return false, err
-	}
-	policy := growth(lv)
-	if !policy.Exceeded(cow.Allocated*512, cow.Total*512) {
-		return true, nil
-	}
-	model, err := g.o.Read(ctx)
-	if err != nil {
-		return false, err
-	}
-	extents, err := model.GrowExtents(volume.GrowSpec{Name: lv.Name, Used: cow.Allocated * 512, Growth: policy})
-	if err != nil || extents == 0 {
-		return false, err // as large as can be of use
-	}
-	if extents = min(extents, model.Spare()); extents == 0 {
-		return false, errs.E(errs.NoSpace, "volume group %s has no free extents", g.name)
-	}
-	_, err = g.ExtendLV(ctx, volume.ExtendSpec{Name: lv.Name, Size: volume.Size{Extents: extents}, Relative: true})
-	return err == nil, err
 }
 
 // usage asks the kernel for the usage of a snapshot's store.

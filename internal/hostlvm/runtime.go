@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"cowl/internal/devmapper"
 	"cowl/internal/errs"
@@ -26,6 +27,11 @@ type Cow struct {
 	MergeFailed                bool
 	Delayed                    bool // a merge waits for the next activation
 	Reason                     string
+
+	// What a Group knows of a snapshot that it watches, zero otherwise.
+	Threshold int    // percent in use from which on it is extended
+	Short     string // why it could not be extended when it had to be, for people
+	FullIn    *time.Duration
 }
 
 // Running is the function Running for the group's metadata, in which each device
@@ -42,6 +48,11 @@ func (g *Group) Running(model *volume.Group) (map[string]LV, error) {
 		if lv, active := all[name]; active {
 			lv.Info.Opens += handles - ownFiles(freeze.Device{Major: lv.Info.Major, Minor: lv.Info.Minor})
 			all[name] = lv
+		}
+	}
+	for name, k := range g.kept {
+		if lv := all[name]; lv.Cow != nil {
+			k.describe(lv.Cow)
 		}
 	}
 	return all, nil

@@ -48,7 +48,22 @@ func (g *Group) CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpec
 		return nil, err
 	}
 	r.Notes = append(r.Notes, notes...)
+	g.keepPlanned(ctx, plan)
 	return r, nil
+}
+
+// keepPlanned keeps the snapshots that were made.
+func (g *Group) keepPlanned(ctx context.Context, plan []planned) {
+	model, err := g.o.Read(ctx)
+	if err != nil {
+		g.o.Log.Warn("new snapshots are not watched", "group", g.name, "err", err)
+		return
+	}
+	for _, p := range plan {
+		if lv := model.LV(p.name); lv != nil {
+			g.keep(lv)
+		}
+	}
 }
 
 // plan makes lvcreate's arguments. Sizes are computed as for cowl's own groups,
@@ -86,8 +101,21 @@ func (g *Group) plan(model *volume.Group, specs []volume.SnapshotSpec) ([]planne
 		}
 		p.args = append(append(append(p.args, tags...), g.full(spec.Origin)), pvs...)
 		plan = append(plan, p)
+		if text := g.onFull(made); text != "" && !slices.Contains(notes, text) {
+			notes = append(notes, text)
+		}
 	}
 	return plan, notes, nil
+}
+
+// onFull says that a snapshot cannot have the policy for a full store that it
+// should have: the kernel knows one only.
+func (g *Group) onFull(lv *volume.LV) string {
+	p := lv.GrowthOf(g.o.Growth).OnFull
+	if p == "" || p == volume.OnFullInvalidate {
+		return ""
+	}
+	return fmt.Sprintf("WARNING: The kernel runs volume group %s, and gives snapshots up that are full: %q is for groups that cowl runs.", g.name, p)
 }
 
 // unplaced is a spec without the PVs that it is limited to: where extents go is

@@ -14,7 +14,8 @@ import (
 )
 
 // Hosted is a Group that the host's kernel runs. It is driven through lvm2; this
-// process holds nothing between two calls but what Open returned.
+// process holds nothing between two calls but what Open returned, and watches
+// snapshots.
 type Hosted struct {
 	host  *Host
 	group *hostlvm.Group
@@ -44,9 +45,13 @@ func (h *Host) tryHosted(ctx context.Context, name string) (*Hosted, error) {
 	case !h.root:
 		return nil, errs.WithHint(errs.E(errs.Denied, "the kernel runs volume group %s, and only root can use it there", name), "Run cowl as root.")
 	}
+	settings, _, err := h.Settings()
+	if err != nil {
+		return nil, err
+	}
 	g := &Hosted{host: h, id: f.Group.ID, name: name}
 	g.group, err = hostlvm.Open(ctx, g.id, name, hostlvm.Options{
-		Read: g.model, Guard: g.mayChange, Log: h.o.Log,
+		Read: g.model, Guard: g.mayChange, Growth: settings.Growth, Log: h.o.Log,
 		Advise: func(model *volume.Group, spec *volume.SnapshotSpec) { g.advise(model, spec) },
 	})
 	return g, err
@@ -150,7 +155,8 @@ func kernelStatus(running map[string]hostlvm.LV) map[string]LVStatus {
 			s.Cow = &CowStatus{
 				Allocated: volume.Sectors(c.Allocated), Total: volume.Sectors(c.Total), Metadata: volume.Sectors(c.Metadata),
 				Invalid: c.Invalid, MergeFailed: c.MergeFailed, Delayed: c.Delayed, Reason: c.Reason,
-				OnFull: string(volume.OnFullInvalidate), // the kernel knows nothing else
+				OnFull:    string(volume.OnFullInvalidate), // the kernel knows nothing else
+				Threshold: c.Threshold, Short: c.Short, FullIn: c.FullIn,
 			}
 		}
 		out[name] = s
@@ -292,4 +298,4 @@ func (g *Hosted) Open(ctx context.Context, name string, readOnly bool) (block.De
 }
 
 // Close implements Group. The kernel goes on running the group.
-func (g *Hosted) Close() error { return nil }
+func (g *Hosted) Close() error { return g.group.Close() }

@@ -135,6 +135,7 @@ func TestHostLVM(t *testing.T) {
 	t.Run("changed ranges", func(t *testing.T) { h.t = t; h.changes() })
 	t.Run("one instant", func(t *testing.T) { h.t = t; h.instant() })
 	t.Run("killed", func(t *testing.T) { h.t = t; h.killed() })
+	t.Run("extended in time", func(t *testing.T) { h.t = t; h.extends() })
 	t.Run("overflow", func(t *testing.T) { h.t = t; h.overflows() })
 	t.Run("rollback", func(t *testing.T) { h.t = t; h.rollsBack() })
 	t.Run("two masters", func(t *testing.T) { h.t = t; h.oneMaster() })
@@ -264,8 +265,40 @@ func (h *host) killed() {
 	h.vm.Sh("rm -rf /bk; mkdir /bk")
 }
 
-// overflows backs up with too little room: where the group has more, the store
-// is extended in time; where it has none, the backup fails and leaves nothing.
+// extends writes more during a backup than its snapshots have room for: they are
+// extended from when they are taken, before either is read. The writer waits when
+// a store is nearly full, so that only a store that is never extended overflows.
+// cowl.conf says how.
+func (h *host) extends() {
+	h.vm.Sh(`cat > /tmp/fill <<-'E'
+		for i in $(seq 24); do
+			dd if=/dev/urandom of=/a/fill bs=256k count=1 seek=$i conv=notrunc,fsync 2>/dev/null
+			for wait in $(seq 300); do
+				set -- $(dmsetup status $(dmsetup ls | awk '/^vg-data.backup/ && $1 !~ /-cow$/ {print $1}'))
+				used=${4%/*}; total=${4#*/}
+				[ $((used*10)) -lt $((total*9)) ] && break
+				sleep 0.1
+			done
+		done
+		echo "$4 $COWL_STAGE" > /tmp/filled
+	E
+		printf 'activation {\n snapshot_autoextend_threshold = 60\n snapshot_autoextend_percent = 50\n}\ncowl {\n snapshot_on_full = "hold"\n}\n' > /etc/lvm/cowl.conf`)
+	out := h.cowl("backup vg/log-x vg/data --to /bk -L 4m --after-snapshot 'sh /tmp/fill'")
+	var used, total int
+	if filled := h.vm.Sh("cat /tmp/filled"); !strings.Contains(filled, "after-snapshot") {
+		h.t.Errorf("the writer says %q", filled)
+	} else if _, err := fmt.Sscanf(filled, "%d/%d", &used, &total); err != nil || used < 6<<20>>9 || total < used {
+		h.t.Errorf("6 MiB were to be written, the store's status is %q", filled)
+	}
+	if !strings.Contains(out, `"hold" is for groups that cowl runs`) {
+		h.t.Errorf("a policy that the kernel has not is not told of:\n%s", out)
+	}
+	h.wantVolumes("vg", "data log-x")
+	h.vm.Sh("cd /bk; sha256sum -c *.sha256; rm -rf /bk/* /a/fill /etc/lvm/cowl.conf")
+}
+
+// overflows backs up with too little room where the group has no more: the backup
+// fails and leaves nothing.
 func (h *host) overflows() {
 	h.volume("small/full", "16m", "/s")
 	h.vm.Sh(`dd if=/dev/urandom of=/s/f bs=1M count=8 2>/dev/null; sync`)
