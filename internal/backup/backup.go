@@ -109,24 +109,26 @@ type job struct {
 //
 // Cancelling ctx ends it early, and still removes the snapshot and the files.
 func Run(ctx context.Context, g manager.Group, o Options) (*Report, error) {
-	return alone(ctx, newImages(g, []string{o.LV}, o))
+	return alone(ctx, newImages([]Volumes{{g, []string{o.LV}}}, o))
 }
 
 // RunAll backs several volumes up as they were at one instant, each into an
 // image of its own. One that fails does not take the others with it: the
 // report has those that succeeded, and the error says of each other why.
-func RunAll(ctx context.Context, g manager.Group, lvs []string, o Options) (*SetReport[*Report], error) {
-	return newImages(g, lvs, o).run(ctx)
+func RunAll(ctx context.Context, volumes []Volumes, o Options) (*SetReport[*Report], error) {
+	return newImages(volumes, o).run(ctx)
 }
 
 // newImages is the set of backups of volumes into a directory.
-func newImages(g manager.Group, lvs []string, o Options) *set[*Report] {
-	s := &set[*Report]{g: g, common: o.common()}
+func newImages(volumes []Volumes, o Options) *set[*Report] {
+	s := &set[*Report]{common: o.common()}
 	var jobs []*job
-	for _, lv := range lvs {
-		o.LV = lv
-		j := &job{g: g, o: o}
-		jobs, s.members = append(jobs, j), append(s.members, j)
+	for _, v := range volumes {
+		for _, lv := range v.LVs {
+			o.LV = lv
+			j := &job{g: v.Group, o: o}
+			jobs, s.members = append(jobs, j), append(s.members, j)
+		}
 	}
 	if o.DomainXML != "" {
 		var d *domain

@@ -264,10 +264,10 @@ func TestSnapshotNameTaken(t *testing.T) {
 	}
 	first := &source{g: g, vg: st.Group, lv: st.Group.LV("v"), snapshot: "s", own: true, owner: newOwner()}
 	second := &source{g: g, vg: st.Group, lv: st.Group.LV("v"), snapshot: "s", own: true, owner: newOwner()}
-	if _, err := takeTogether(ctx, g, []*source{first}, volume.Size{}); err != nil {
+	if _, err := takeTogether(ctx, []*source{first}, volume.Size{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := takeTogether(ctx, g, []*source{second}, volume.Size{}); !errs.Is(err, errs.Exists) {
+	if _, err := takeTogether(ctx, []*source{second}, volume.Size{}); !errs.Is(err, errs.Exists) {
 		t.Error(err)
 	}
 	if err := second.release(ctx); err != nil || len(g.snapshots()) != 1 {

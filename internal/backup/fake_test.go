@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"cowl/internal/block"
 	"cowl/internal/block/file"
@@ -165,6 +166,13 @@ func (g *fakeGroup) Status(ctx context.Context) (*manager.Status, error) {
 		st.LVs[name] = rt
 	}
 	return st, nil
+}
+
+func (g *fakeGroup) CreateSnapshotsWhile(ctx context.Context, specs []volume.SnapshotSpec, _ time.Duration, held func(context.Context) error) (*manager.Result, error) {
+	if err := held(ctx); err != nil {
+		return nil, err
+	}
+	return g.CreateSnapshots(ctx, specs)
 }
 
 func (g *fakeGroup) CreateSnapshots(_ context.Context, specs []volume.SnapshotSpec) (*manager.Result, error) {

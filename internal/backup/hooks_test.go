@@ -46,7 +46,7 @@ func TestHooks(t *testing.T) {
 	g.volumeOf("b", mib, 2)
 	var then []string
 	g.created = func() error { then = logged(t, log); return nil }
-	r, err := RunAll(ctx, g, []string{"a", "b"}, Options{Dir: dir, Hooks: noting(t, log)})
+	r, err := RunAll(ctx, []Volumes{{g, []string{"a", "b"}}}, Options{Dir: dir, Hooks: noting(t, log)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func TestHookEnvironment(t *testing.T) {
 	judge.NeedFile(t, "/bin/sh")
 	g, dir, log := newGroup(t), t.TempDir(), filepath.Join(t.TempDir(), "log")
 	g.volumeOf("a", mib, 1)
-	r, err := RunAll(ctx, g, []string{"a"}, Options{Dir: dir, Hooks: Hooks{Commands: map[Stage]string{
+	r, err := RunAll(ctx, []Volumes{{g, []string{"a"}}}, Options{Dir: dir, Hooks: Hooks{Commands: map[Stage]string{
 		AfterBackup: `echo "$COWL_VG|$COWL_TARGET|$COWL_INSTANT|$COWL_RESULT|$COWL_ERROR|$COWL_BACKUPS" > '` + log + `'`,
 	}}})
 	if err != nil {
@@ -108,7 +108,7 @@ func TestHooksOnFailure(t *testing.T) {
 				hooks.Commands[BeforeSnapshot] = c.before
 			}
 			g.created = func() error { return c.created }
-			_, err := RunAll(ctx, g, c.volumes, Options{Dir: dir, Hooks: hooks})
+			_, err := RunAll(ctx, []Volumes{{g, c.volumes}}, Options{Dir: dir, Hooks: hooks})
 			if err == nil || errs.KindOf(err) != c.kind || OnlyWarnings(err) {
 				t.Errorf("error is %v", err)
 			}
@@ -134,7 +134,7 @@ func TestHookHangs(t *testing.T) {
 	hooks.Limit = 300 * time.Millisecond
 	var output bytes.Buffer
 	hooks.Output = &output
-	_, err := RunAll(ctx, g, []string{"a"}, Options{Dir: dir, Hooks: hooks})
+	_, err := RunAll(ctx, []Volumes{{g, []string{"a"}}}, Options{Dir: dir, Hooks: hooks})
 	if err == nil || !strings.Contains(err.Error(), "was not done within 300ms") || errs.HintOf(err) == "" {
 		t.Errorf("error is %v", err)
 	}
@@ -169,7 +169,7 @@ func TestHookInterrupted(t *testing.T) {
 	g.volumeOf("a", mib, 1)
 	c, cancel := context.WithCancel(ctx)
 	g.created = func() error { cancel(); return context.Canceled }
-	if _, err := RunAll(c, g, []string{"a"}, Options{Dir: dir, Hooks: noting(t, log)}); !errors.Is(err, ErrInterrupted) {
+	if _, err := RunAll(c, []Volumes{{g, []string{"a"}}}, Options{Dir: dir, Hooks: noting(t, log)}); !errors.Is(err, ErrInterrupted) {
 		t.Error(err)
 	}
 	got := logged(t, log)

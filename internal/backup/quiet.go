@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -84,14 +85,16 @@ func (s *set[R]) mounts(ctx context.Context) ([]freeze.Mount, error) {
 	if s.noFreeze {
 		return nil, nil
 	}
-	st, err := s.g.Status(ctx)
-	if err != nil {
-		return nil, err
-	}
 	var devices []freeze.Device
-	for _, m := range s.members {
-		if src := m.source(); src.own {
-			devices = append(devices, loopsOver(st.LVs[src.lv.Name])...)
+	for sources := range ofOneGroup(s.sources()) {
+		st, err := sources[0].g.Status(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, src := range sources {
+			if src.own {
+				devices = append(devices, loopsOver(st.LVs[src.lv.Name])...)
+			}
 		}
 	}
 	mounts, err := freeze.Mounts(devices...)
@@ -149,12 +152,18 @@ func deviceTree(dir string) []freeze.Device {
 
 // hook runs the hook of a stage.
 func (s *set[R]) hook(ctx context.Context, stage Stage, env ...string) error {
-	var volumes []string
-	for _, name := range s.report.Volumes {
-		volumes = append(volumes, s.report.VG+"/"+name)
+	var groups, volumes []string
+	for _, m := range s.members {
+		src := m.source()
+		if src == nil {
+			continue // it could not be prepared
+		}
+		if volumes = append(volumes, fullName(src)); !slices.Contains(groups, src.vg.Name) {
+			groups = append(groups, src.vg.Name)
+		}
 	}
 	return s.hooks.run(ctx, stage, append([]string{
-		"COWL_VG=" + s.report.VG, "COWL_VOLUMES=" + strings.Join(volumes, " "),
+		"COWL_VG=" + strings.Join(groups, " "), "COWL_VOLUMES=" + strings.Join(volumes, " "),
 		"COWL_TARGET=" + s.target, "COWL_INSTANT=" + s.report.Instant,
 	}, env...))
 }

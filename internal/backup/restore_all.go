@@ -32,7 +32,7 @@ func LatestInstant(ctx context.Context, r *repo.Repo, vg string) (backups []*rep
 		if err != nil {
 			return nil, nil, err
 		}
-		found := slices.DeleteFunc(slices.Clone(all), func(o *repo.Backup) bool { return o.Instant != b.Instant })
+		found := slices.DeleteFunc(slices.Clone(all), func(o *repo.Backup) bool { return o.VG != vg || o.Instant != b.Instant })
 		text, err := r.ReadFile(ctx, b, groupFile)
 		if err != nil {
 			return nil, nil, err

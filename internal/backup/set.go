@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -22,12 +23,18 @@ const InstantTag = "cowl.instant="
 // NewInstant makes the ID of an instant that no other has.
 func NewInstant() string { return fmt.Sprintf("%016x", rand.Uint64()) }
 
+// Volumes are volumes of one group.
+type Volumes struct {
+	Group manager.Group
+	LVs   []string
+}
+
 // SetReport is what a backup of several volumes did. R is the report of one.
 type SetReport[R Reported] struct {
-	VG      string   `json:"vg"`
+	VG      string   `json:"vg,omitempty"` // "" if there are several
 	Target  string   `json:"target"`
 	Instant string   `json:"instant,omitempty"`
-	Volumes []string `json:"volumes"` // that were to be backed up
+	Volumes []string `json:"volumes"` // that were to be backed up; with their group if VG is ""
 	// Backups are those that were made, in the order of Volumes; Failed says of
 	// the others why not.
 	Backups []R       `json:"backups"`
@@ -163,8 +170,7 @@ type member[R Reported] interface {
 
 // set is a number of backups that show one instant.
 type set[R Reported] struct {
-	g       manager.Group
-	members []member[R]
+	members []member[R] // those of a group one after another
 	// lock, if there is one, is held while the set runs.
 	lock func(ctx context.Context, purpose string) (context.Context, *repo.Lock, error)
 	// prepared, if there is one, is called when all members are prepared, and
@@ -215,9 +221,8 @@ func (s *set[R]) prepare(ctx context.Context, started time.Time) error {
 	for i, m := range s.members {
 		err := m.prepare(ctx, started)
 		if err == nil {
-			s.report.VG = m.source().vg.Name
-			s.report.Volumes = append(s.report.Volumes, m.source().lv.Name)
 			if i == len(s.members)-1 {
+				s.nameVolumes()
 				if err = s.checkInstant(); err == nil && s.prepared != nil {
 					err = s.prepared(ctx, started)
 				}
@@ -236,6 +241,29 @@ func (s *set[R]) prepare(ctx context.Context, started time.Time) error {
 	return nil
 }
 
+// nameVolumes puts the names of what is backed up into the report.
+func (s *set[R]) nameVolumes() {
+	s.report.VG = s.members[0].source().vg.Name
+	for _, m := range s.members {
+		if m.source().vg.Name != s.report.VG {
+			s.report.VG = ""
+		}
+	}
+	for _, m := range s.members {
+		s.report.Volumes = append(s.report.Volumes, s.name(m.source()))
+	}
+}
+
+// name is how a volume is called in the report.
+func (s *set[R]) name(src *source) string {
+	if s.report.VG == "" {
+		return fullName(src)
+	}
+	return src.lv.Name
+}
+
+func fullName(src *source) string { return src.vg.Name + "/" + src.lv.Name }
+
 // checkInstant refuses volumes of which it cannot be said that their backups
 // show one instant.
 func (s *set[R]) checkInstant() error {
@@ -244,8 +272,8 @@ func (s *set[R]) checkInstant() error {
 	for _, m := range s.members {
 		src := m.source()
 		switch {
-		case seen[src.lv.Name]:
-			return errs.E(errs.Usage, "%s is named twice", src.vg.Name+"/"+src.lv.Name)
+		case seen[fullName(src)]:
+			return errs.E(errs.Usage, "%s is named twice", fullName(src))
 		case len(s.members) > 1 && (src.own != first.own || !src.own && (src.instant == "" || src.instant != first.instant)):
 			odd := src
 			if src.own {
@@ -254,7 +282,7 @@ func (s *set[R]) checkInstant() error {
 			return errs.WithHint(errs.E(errs.Conflict, "%s is a snapshot already, and was not taken together with the others", odd.id()),
 				"Back it up by itself, or name its origin.")
 		}
-		seen[src.lv.Name] = true
+		seen[fullName(src)] = true
 	}
 	return nil
 }
@@ -263,7 +291,7 @@ func (s *set[R]) checkInstant() error {
 func (s *set[R]) purpose() string {
 	var names []string
 	for _, m := range s.members {
-		names = append(names, m.source().vg.Name+"/"+m.source().lv.Name)
+		names = append(names, fullName(m.source()))
 	}
 	return "backup of " + strings.Join(names, ", ")
 }
@@ -319,7 +347,7 @@ func (s *set[R]) runAll(ctx context.Context, started time.Time, lock *repo.Lock)
 
 // runOne runs a backup, unless the set was cancelled before it was its turn.
 func (s *set[R]) runOne(ctx context.Context, b member[R], i int, m moment) error {
-	name := b.source().lv.Name
+	name := s.name(b.source())
 	if ctx.Err() != nil && i > 0 {
 		b.abandon()
 		s.report.Failed = append(s.report.Failed, Failure{name, "interrupted before it began"})
@@ -332,7 +360,7 @@ func (s *set[R]) runOne(ctx context.Context, b member[R], i int, m moment) error
 	if err != nil {
 		s.report.Failed = append(s.report.Failed, Failure{name, err.Error()})
 		if len(s.members) > 1 && ctx.Err() == nil {
-			err = fmt.Errorf("backup of %s/%s: %w", s.report.VG, name, err)
+			err = fmt.Errorf("backup of %s: %w", fullName(b.source()), err)
 		}
 		return errors.Join(err, left)
 	}
@@ -357,42 +385,77 @@ func (s *set[R]) instant() *Instant {
 
 // take makes the snapshots of all members.
 func (s *set[R]) take(ctx context.Context) (notes []string, err error) {
-	var sources []*source
 	for _, m := range s.members {
 		if m.source().own {
 			m.source().readOnly = m.wants()
 		}
-		sources = append(sources, m.source())
 	}
-	return takeTogether(ctx, s.g, sources, s.size)
+	return takeTogether(ctx, s.sources(), s.size)
+}
+
+func (s *set[R]) sources() []*source {
+	var all []*source
+	for _, m := range s.members {
+		all = append(all, m.source())
+	}
+	return all
 }
 
 // takeTogether makes the snapshots that are ours to make, at one instant. Also
 // after an error they have to be released: a request that was cancelled may have
 // been carried out.
-func takeTogether(ctx context.Context, g manager.Group, sources []*source, size volume.Size) (notes []string, err error) {
-	var specs []volume.SnapshotSpec
+func takeTogether(ctx context.Context, sources []*source, size volume.Size) (notes []string, err error) {
+	var parts []manager.Part
 	var names []string
-	for _, src := range sources {
-		if !src.own {
+	for own := range ofOneGroup(sources) {
+		own = slices.DeleteFunc(own, func(src *source) bool { return !src.own })
+		if len(own) == 0 {
 			continue
 		}
-		src.made = true
-		names = append(names, src.vg.Name+"/"+src.lv.Name)
-		specs = append(specs, src.spec(size, len(sources)))
+		part := manager.Part{Group: own[0].g, Name: own[0].vg.Name}
+		for _, src := range own {
+			src.made = true
+			names = append(names, fullName(src))
+			part.Specs = append(part.Specs, src.spec(size, len(own)))
+		}
+		volume.ShareFree(part.Specs)
+		parts = append(parts, part)
 	}
-	if len(specs) == 0 {
+	if len(parts) == 0 {
 		return nil, nil
 	}
-	volume.ShareFree(specs)
-	r, err := g.CreateSnapshots(ctx, specs)
+	results, err := manager.Together(ctx, parts)
 	if errs.Is(err, errs.NoSpace) {
 		err = errs.WithHint(err, "Add a physical volume with vgextend, or ask for a smaller snapshot with -L.")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("snapshot of %s: %w", strings.Join(names, ", "), err)
 	}
-	return r.Notes, nil
+	for _, r := range results {
+		notes = append(notes, r.Notes...)
+	}
+	return notes, nil
+}
+
+// ofOneGroup walks the groups that the sources are of, with the sources of each.
+func ofOneGroup(sources []*source) iter.Seq[[]*source] {
+	return func(yield func([]*source) bool) {
+		for i, first := range sources {
+			ofGroup := func(src *source) bool { return src.vg.ID == first.vg.ID }
+			if slices.ContainsFunc(sources[:i], ofGroup) {
+				continue
+			}
+			var all []*source
+			for _, src := range sources[i:] {
+				if ofGroup(src) {
+					all = append(all, src)
+				}
+			}
+			if !yield(all) {
+				return
+			}
+		}
+	}
 }
 
 // WholeGroup names the volumes that a backup of a group as such is of: all but

@@ -54,7 +54,7 @@ func TestRunAll(t *testing.T) {
 		}
 		return nil
 	}
-	r, err := RunAll(ctx, g, names, Options{Dir: dir})
+	r, err := RunAll(ctx, []Volumes{{g, names}}, Options{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestRunRepositoryAll(t *testing.T) {
 		}
 		return nil
 	}
-	r, err := RunRepositoryAll(ctx, g, names, RepositoryOptions{Repo: store})
+	r, err := RunRepositoryAll(ctx, []Volumes{{g, names}}, RepositoryOptions{Repo: store})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestOneOfSeveralFails(t *testing.T) {
 		g.wrap = func(_ string, d block.Device) block.Device {
 			return &hooked{d, func(op string, _ int64) error { return fault.hit(op) }}
 		}
-		r, err := RunAll(ctx, g, []string{"a", "b", "c"}, Options{Dir: dir})
+		r, err := RunAll(ctx, []Volumes{{g, []string{"a", "b", "c"}}}, Options{Dir: dir})
 		if !fault.fired() {
 			if err != nil || n < 10 {
 				t.Fatalf("after %d operations without a fault: %v", n-1, err)
@@ -176,7 +176,7 @@ func TestCancelSeveral(t *testing.T) {
 		}
 		g.created = func() error { return step("create", 0) }
 		g.wrap = func(_ string, d block.Device) block.Device { return &hooked{d, step} }
-		r, err := RunAll(c, g, []string{"a", "b", "c"}, Options{Dir: dir})
+		r, err := RunAll(c, []Volumes{{g, []string{"a", "b", "c"}}}, Options{Dir: dir})
 		cancel()
 		if count.Load() < n {
 			if err != nil || n < 10 {
@@ -203,14 +203,14 @@ func TestNoSnapshots(t *testing.T) {
 	g.volumeOf("a", mib, 1)
 	g.volumeOf("b", mib, 2)
 	g.created = func() error { return errs.E(errs.NoSpace, "no room") }
-	if _, err := RunAll(ctx, g, []string{"a", "b"}, Options{Dir: dir}); !errs.Is(err, errs.NoSpace) || errs.HintOf(err) == "" {
+	if _, err := RunAll(ctx, []Volumes{{g, []string{"a", "b"}}}, Options{Dir: dir}); !errs.Is(err, errs.NoSpace) || errs.HintOf(err) == "" {
 		t.Error(err)
 	}
 	nothingLeft(t, g, dir)
-	if _, err := RunAll(ctx, g, []string{"a", "nosuch"}, Options{Dir: dir}); !errs.Is(err, errs.NotFound) {
+	if _, err := RunAll(ctx, []Volumes{{g, []string{"a", "nosuch"}}}, Options{Dir: dir}); !errs.Is(err, errs.NotFound) {
 		t.Error(err)
 	}
-	if _, err := RunAll(ctx, g, []string{"a", "a"}, Options{Dir: dir}); !errs.Is(err, errs.Usage) {
+	if _, err := RunAll(ctx, []Volumes{{g, []string{"a", "a"}}}, Options{Dir: dir}); !errs.Is(err, errs.Usage) {
 		t.Error(err)
 	}
 	nothingLeft(t, g, dir)
@@ -227,7 +227,7 @@ func TestInstantOfSnapshots(t *testing.T) {
 		g.snapshot(volume.SnapshotSpec{Origin: name, Name: name + ".2", Size: size})
 	}
 	for _, mix := range [][]string{{"a", "b.1"}, {"b.1", "a"}, {"a.2", "b.2"}, {"a.1", "b.2"}} {
-		_, err := RunAll(ctx, g, mix, Options{Dir: dir})
+		_, err := RunAll(ctx, []Volumes{{g, mix}}, Options{Dir: dir})
 		if !errs.Is(err, errs.Conflict) || !strings.Contains(err.Error(), "was not taken together") {
 			t.Errorf("%q: %v", mix, err)
 		}
@@ -235,7 +235,7 @@ func TestInstantOfSnapshots(t *testing.T) {
 	if got := files(t, dir); len(got) > 0 {
 		t.Errorf("files left: %q", got)
 	}
-	r, err := RunAll(ctx, g, []string{"a.1", "b.1"}, Options{Dir: dir})
+	r, err := RunAll(ctx, []Volumes{{g, []string{"a.1", "b.1"}}}, Options{Dir: dir})
 	if err != nil || r.Instant != "one" {
 		t.Errorf("%+v, %v", r, err)
 	}

@@ -75,22 +75,24 @@ type storing struct {
 // proved, or there is none; a report beside an error means that all that
 // failed was removing our own snapshot.
 func RunRepository(ctx context.Context, g manager.Group, o RepositoryOptions) (*RepositoryReport, error) {
-	return alone(ctx, repositorySet(g, []string{o.LV}, o))
+	return alone(ctx, repositorySet([]Volumes{{g, []string{o.LV}}}, o))
 }
 
 // RunRepositoryAll is RunAll into a repository.
-func RunRepositoryAll(ctx context.Context, g manager.Group, lvs []string, o RepositoryOptions) (*SetReport[*RepositoryReport], error) {
-	return repositorySet(g, lvs, o).run(ctx)
+func RunRepositoryAll(ctx context.Context, volumes []Volumes, o RepositoryOptions) (*SetReport[*RepositoryReport], error) {
+	return repositorySet(volumes, o).run(ctx)
 }
 
 // repositorySet makes the set of backups of volumes, which share a lock.
-func repositorySet(g manager.Group, lvs []string, o RepositoryOptions) *set[*RepositoryReport] {
-	s := &set[*RepositoryReport]{g: g, common: common{
+func repositorySet(volumes []Volumes, o RepositoryOptions) *set[*RepositoryReport] {
+	s := &set[*RepositoryReport]{common: common{
 		target: o.Repo.Name(), size: o.SnapshotSize, dryRun: o.DryRun, hooks: o.Hooks, noFreeze: o.NoFreeze, Reporter: o.Reporter,
 	}}
-	for _, lv := range lvs {
-		o.LV = lv
-		s.members = append(s.members, &storing{g: g, o: o})
+	for _, v := range volumes {
+		for _, lv := range v.LVs {
+			o.LV = lv
+			s.members = append(s.members, &storing{g: v.Group, o: o})
+		}
 	}
 	s.lock = func(ctx context.Context, purpose string) (context.Context, *repo.Lock, error) {
 		return o.Repo.Lock(ctx, repo.Shared, purpose, "")

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,7 +16,6 @@ import (
 	"cowl/internal/backup/repo"
 	"cowl/internal/backup/repo/targets"
 	"cowl/internal/format/qcow2"
-	"cowl/internal/manager"
 	"cowl/internal/volume"
 )
 
@@ -47,8 +47,8 @@ image of that into the target, removes the snapshot, reads the image back and
 compares it with what was read from the volume. A volume that is a snapshot
 itself is backed up as it is, and stays.
 
-Several volumes of a group, or all of them, are backed up as they were at one
-instant: their snapshots are taken together. Each has a backup of its own in the
+Several volumes, or all of a group, are backed up as they were at one instant,
+also if they are of several groups: their snapshots are taken together. Each has a backup of its own in the
 target, and all of these one instant's ID. If one fails, the others are kept.
 
 The target is a directory of plain files, or a repository (repo:DIR, see cowl
@@ -103,6 +103,7 @@ the group's free space, which several share, and no more than can ever be of use
 		Example: `  cowl backup server1/root --to /backups
   cowl backup server1/db server1/log --to /backups
   cowl backup server1 --to repo:/backups/cowl
+  cowl backup server1/db fast/log --to repo:/backups/cowl
   cowl backup server1/db --to /backups --before-snapshot 'systemctl stop db' --after-snapshot 'systemctl start db'
   cowl backup server1/root --to /backups -L 2G --json
   cowl backup server1/home --to /backups --format tar
@@ -157,13 +158,9 @@ func (o *backupFlags) run(cmd *cobra.Command, a *app, args []string) error {
 	case t.IsRepository():
 		return o.runRepository(cmd, a, from, t, size)
 	}
-	return a.withGroup(cmd.Context(), from.group, func(g manager.Group, st *manager.Status) error {
-		lvs, err := a.members(from, st)
-		if err != nil {
-			return err
-		}
+	return a.withVolumes(cmd.Context(), from, func(volumes []backup.Volumes) error {
 		p := a.newProgress()
-		r, err := backup.RunAll(cmd.Context(), g, lvs, backup.Options{
+		r, err := backup.RunAll(cmd.Context(), volumes, backup.Options{
 			Dir: o.to, Format: o.format.value, Compress: o.shrink.value, DomainXML: o.domain, SnapshotSize: size, Tool: program(), DryRun: a.test, Reporter: p.reporter(),
 			Hooks: o.hooks.hooks(a), NoFreeze: o.hooks.noFreeze,
 		})
@@ -173,13 +170,28 @@ func (o *backupFlags) run(cmd *cobra.Command, a *app, args []string) error {
 }
 
 // backupSources reads what is to be backed up: a volume, which may be without
-// its group if that is in the environment, several of one group, or a group.
-func (a *app) backupSources(cmd *cobra.Command, args []string) (target, error) {
+// its group if that is in the environment, several, or whole groups.
+func (a *app) backupSources(cmd *cobra.Command, args []string) ([]target, error) {
 	if len(args) == 1 && a.Getenv("LVM_VG_NAME") != "" {
 		name, err := a.lvArg(args[0])
-		return target{group: name.VG, names: []string{name.LV}}, usageError(cmd, err)
+		return []target{{group: name.VG, names: []string{name.LV}}}, usageError(cmd, err)
 	}
-	return a.oneGroup(cmd, args)
+	return a.someTargets(cmd, args)
+}
+
+// withVolumes runs f with the volumes that the targets mean, whose groups are open.
+func (a *app) withVolumes(ctx context.Context, from []target, f func([]backup.Volumes) error) error {
+	return a.withGroups(ctx, from, func(groups []openedGroup) error {
+		var volumes []backup.Volumes
+		for _, g := range groups {
+			lvs, err := a.members(g.target, g.status)
+			if err != nil {
+				return err
+			}
+			volumes = append(volumes, backup.Volumes{Group: g.Group, LVs: lvs})
+		}
+		return f(volumes)
+	})
 }
 
 // repositoryMemory is how much memory a backup into a repository is to get by
@@ -194,17 +206,13 @@ func boundMemory() {
 }
 
 // runRepository backs up into a repository.
-func (o *backupFlags) runRepository(cmd *cobra.Command, a *app, from target, t targets.Target, size volume.Size) error {
+func (o *backupFlags) runRepository(cmd *cobra.Command, a *app, from []target, t targets.Target, size volume.Size) error {
 	ctx := cmd.Context()
 	boundMemory()
 	return a.withRepo(ctx, t, o.access, false, func(store *repo.Repo) error {
-		return a.withGroup(ctx, from.group, func(g manager.Group, st *manager.Status) error {
-			lvs, err := a.members(from, st)
-			if err != nil {
-				return err
-			}
+		return a.withVolumes(ctx, from, func(volumes []backup.Volumes) error {
 			p := a.newProgress()
-			r, err := backup.RunRepositoryAll(ctx, g, lvs, backup.RepositoryOptions{
+			r, err := backup.RunRepositoryAll(ctx, volumes, backup.RepositoryOptions{
 				Repo: store, SnapshotSize: size, NoTrack: o.noTrack, Full: o.full, Tool: program(), DryRun: a.test, Reporter: p.reporter(),
 				Hooks: o.hooks.hooks(a), NoFreeze: o.hooks.noFreeze,
 			})
@@ -215,8 +223,8 @@ func (o *backupFlags) runRepository(cmd *cobra.Command, a *app, from target, t t
 }
 
 // sayBackup prints what a backup did, if it got so far.
-func sayBackup[R backup.Reported](o *backupFlags, a *app, from target, t targets.Target, r *backup.SetReport[R]) error {
-	single := len(from.names) == 1
+func sayBackup[R backup.Reported](o *backupFlags, a *app, from []target, t targets.Target, r *backup.SetReport[R]) error {
+	single := len(from) == 1 && len(from[0].names) == 1
 	switch {
 	case r == nil:
 		return nil

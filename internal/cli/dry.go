@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"slices"
+	"time"
 
 	"cowl/internal/block"
 	"cowl/internal/errs"
@@ -105,6 +106,15 @@ func (d *dryGroup) CreateSnapshots(ctx context.Context, specs []volume.SnapshotS
 		all.Names, all.Notes = append(all.Names, r.Names...), append(all.Notes, r.Notes...)
 	}
 	return all, nil
+}
+
+// CreateSnapshotsWhile implements manager.Group. Nothing is held.
+func (d *dryGroup) CreateSnapshotsWhile(ctx context.Context, specs []volume.SnapshotSpec, _ time.Duration, held func(context.Context) error) (*manager.Result, error) {
+	r, err := d.CreateSnapshots(ctx, specs)
+	if err != nil {
+		return nil, err
+	}
+	return r, held(ctx)
 }
 
 // RemoveLVs implements manager.Group.

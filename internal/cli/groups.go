@@ -52,6 +52,28 @@ func (a *app) withGroup(ctx context.Context, name string, f func(manager.Group, 
 	return errors.Join(err, g.Close())
 }
 
+// openedGroup is a group that is open for changes, with what is meant of it.
+type openedGroup struct {
+	manager.Group
+	target target
+	status *manager.Status
+}
+
+// withGroups runs f with the groups of the targets, which are open for changes, and
+// closes them.
+func (a *app) withGroups(ctx context.Context, targets []target, f func([]openedGroup) error) error {
+	return a.withGroupsBeside(ctx, targets, nil, f)
+}
+
+func (a *app) withGroupsBeside(ctx context.Context, targets []target, opened []openedGroup, f func([]openedGroup) error) error {
+	if len(targets) == 0 {
+		return f(opened)
+	}
+	return a.withGroup(ctx, targets[0].group, func(g manager.Group, st *manager.Status) error {
+		return a.withGroupsBeside(ctx, targets[1:], append(opened, openedGroup{g, targets[0], st}), f)
+	})
+}
+
 // testMode says so once, as LVM does.
 func (a *app) testMode() {
 	if a.test && !a.dryRun {

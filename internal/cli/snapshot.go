@@ -66,9 +66,9 @@ func newSnapshot(a *app) *cobra.Command {
 	}
 	cmd := &cobra.Command{
 		Use: "snapshot VG/LV...|VG [OPTION]...", Short: "Take snapshots of several volumes at one instant", GroupID: groupOwn,
-		Long: `Take snapshots of volumes of a group, or of all of them, at one instant: no write
-to any of them lies between. Writers wait for that moment, and for no longer.
-All of the snapshots are made, or none.
+		Long: `Take snapshots of volumes, or of all of a group, at one instant: no write to any
+of them lies between. Writers wait for that moment, and for no longer. All of the
+snapshots are made, or none. The volumes may be of several groups.
 
 Each is named by the pattern, in which {lv} is the volume, {vg} the group and
 {time} the time as 20060102T150405Z, UTC. They get a tag "cowl.instant=ID", by
@@ -79,6 +79,7 @@ share what a single one would take. A whole group leaves out snapshots and what
 cowl cannot activate.`,
 		Example: `  cowl snapshot vg/root vg/home
   cowl snapshot vg
+  cowl snapshot vg/db fast/log
   cowl snapshot vg/db vg/log -n '{lv}-before' -L 2G -p r`,
 		Args: atLeast(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd, args) },
@@ -96,13 +97,14 @@ cowl cannot activate.`,
 
 // snapshotsTaken is what --json prints.
 type snapshotsTaken struct {
-	VG        string          `json:"vg"`
+	VG        string          `json:"vg,omitempty"` // "" if there are several
 	Instant   string          `json:"instant"`
 	Snapshots []snapshotTaken `json:"snapshots"`
 	Notes     []string        `json:"notes,omitempty"`
 }
 
 type snapshotTaken struct {
+	VG     string `json:"vg"`
 	Origin string `json:"origin"`
 	LV     string `json:"lv"`
 }
@@ -112,46 +114,67 @@ func (c *snapshotVerb) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	t, err := c.oneGroup(cmd, args)
+	ts, err := c.someTargets(cmd, args)
 	if err != nil {
 		return err
 	}
 	c.testMode()
-	return c.withGroup(cmd.Context(), t.group, func(g manager.Group, st *manager.Status) error {
-		origins, err := c.members(t, st)
+	return c.withGroups(cmd.Context(), ts, func(groups []openedGroup) error {
+		out := snapshotsTaken{Instant: backup.NewInstant()}
+		var parts []manager.Part
+		var names []string // of the groups
+		for _, g := range groups {
+			part, err := c.part(cmd, g, size, &out)
+			if err != nil {
+				return err
+			}
+			parts = append(parts, part)
+			names = append(names, part.Name)
+		}
+		if len(names) == 1 {
+			out.VG = names[0]
+		}
+		results, err := manager.Together(cmd.Context(), parts)
 		if err != nil {
 			return err
 		}
-		out := snapshotsTaken{VG: t.group, Instant: backup.NewInstant()}
-		names, err := c.names(cmd, st.Group, origins)
-		if err != nil {
-			return err
+		for _, r := range results {
+			out.Notes = append(out.Notes, r.Notes...)
 		}
-		var specs []volume.SnapshotSpec
-		for i, origin := range origins {
-			specs = append(specs, volume.SnapshotSpec{
-				Origin: origin, Name: names[i], Size: size, ChunkSize: c.chunk.value, ReadOnly: c.permission.value,
-				Tags: append([]string{backup.InstantTag + out.Instant}, c.tags...),
-			})
-			out.Snapshots = append(out.Snapshots, snapshotTaken{origin, names[i]})
-		}
-		volume.ShareFree(specs)
-		r, err := g.CreateSnapshots(cmd.Context(), specs)
-		if err != nil {
-			return err
-		}
-		if out.Notes = r.Notes; c.json {
+		if c.json {
 			return c.sayJSON(out)
 		}
-		c.tell(r.Notes)
+		c.tell(out.Notes)
 		for _, s := range out.Snapshots {
 			c.say("Logical volume %q created.", s.LV)
 		}
 		if len(out.Snapshots) > 1 {
-			c.say("%d snapshots of %s show one instant, %s.", len(out.Snapshots), t.group, out.Instant)
+			c.say("%d snapshots of %s show one instant, %s.", len(out.Snapshots), strings.Join(names, " and "), out.Instant)
 		}
 		return nil
 	})
+}
+
+// part plans the snapshots of one group.
+func (c *snapshotVerb) part(cmd *cobra.Command, g openedGroup, size volume.Size, out *snapshotsTaken) (manager.Part, error) {
+	part := manager.Part{Group: g.Group, Name: g.target.group}
+	origins, err := c.members(g.target, g.status)
+	if err != nil {
+		return part, err
+	}
+	names, err := c.names(cmd, g.status.Group, origins)
+	if err != nil {
+		return part, err
+	}
+	for i, origin := range origins {
+		part.Specs = append(part.Specs, volume.SnapshotSpec{
+			Origin: origin, Name: names[i], Size: size, ChunkSize: c.chunk.value, ReadOnly: c.permission.value,
+			Tags: append([]string{backup.InstantTag + out.Instant}, c.tags...),
+		})
+		out.Snapshots = append(out.Snapshots, snapshotTaken{part.Name, origin, names[i]})
+	}
+	volume.ShareFree(part.Specs)
+	return part, nil
 }
 
 // names makes the snapshots' names. A name with the time in it that is taken
@@ -184,19 +207,16 @@ func (c *snapshotVerb) names(cmd *cobra.Command, vg *volume.Group, origins []str
 	}
 }
 
-// oneGroup reads arguments that name volumes of one group, or a group.
-func (a *app) oneGroup(cmd *cobra.Command, args []string) (target, error) {
+// someTargets reads arguments that name volumes or groups, one at least.
+func (a *app) someTargets(cmd *cobra.Command, args []string) ([]target, error) {
 	ts, err := a.targets(cmd.Context(), args)
 	switch {
 	case err != nil:
-		return target{}, usageError(cmd, err)
+		return nil, usageError(cmd, err)
 	case len(ts) == 0:
-		return target{}, errs.E(errs.NotFound, "Nothing has the tag %s.", strings.Join(args, " "))
-	case len(ts) > 1:
-		return target{}, errs.WithHint(errs.E(errs.Usage, "%s and %s are two groups, and one instant is of one group.", ts[0].group, ts[1].group),
-			"Run the command for each of them.")
+		return nil, errs.E(errs.NotFound, "Nothing has the tag %s.", strings.Join(args, " "))
 	}
-	return ts[0], nil
+	return ts, nil
 }
 
 // members names the volumes that the target means, of a group all that can be

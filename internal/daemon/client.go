@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"cowl/internal/block"
 	"cowl/internal/block/filter/readonly"
@@ -179,6 +182,46 @@ func (c *Client) CreateLV(ctx context.Context, spec volume.LVSpec) (*manager.Res
 
 // CreateSnapshots implements manager.Group.
 func (c *Client) CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpec) (*manager.Result, error) {
+	specs, err := absoluteSpecs(specs)
+	if err != nil {
+		return nil, err
+	}
+	return c.change(ctx, "create-snapshots", createSnapshotsRequest{Specs: specs})
+}
+
+// CreateSnapshotsWhile implements manager.Group.
+func (c *Client) CreateSnapshotsWhile(ctx context.Context, specs []volume.SnapshotSpec, limit time.Duration, held func(context.Context) error) (*manager.Result, error) {
+	specs, err := absoluteSpecs(specs)
+	if err != nil {
+		return nil, err
+	}
+	hold := holdRequest{ID: rand.Text(), Limit: limit}
+	// What is done meanwhile ends when the daemon has given up.
+	inside, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	type answer struct {
+		result *manager.Result
+		err    error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		r, err := c.change(ctx, "create-snapshots", createSnapshotsRequest{Specs: specs, Hold: &hold})
+		end(err)
+		answered <- answer{r, err}
+	}()
+	var failed error // what went wrong inside, for which the daemon is not to blame
+	if _, err := c.call(inside, "wait-held", holdRequest{ID: hold.ID}); err == nil {
+		if err = held(inside); inside.Err() == nil || ctx.Err() != nil {
+			failed = err
+		}
+		// Not to be interrupted: writers wait for it.
+		_, _ = c.call(context.WithoutCancel(ctx), "let-go", holdRequest{ID: hold.ID, Failed: err != nil})
+	}
+	a := <-answered
+	return a.result, cmp.Or(failed, a.err)
+}
+
+func absoluteSpecs(specs []volume.SnapshotSpec) ([]volume.SnapshotSpec, error) {
 	specs = append([]volume.SnapshotSpec(nil), specs...)
 	for i := range specs {
 		var err error
@@ -186,7 +229,7 @@ func (c *Client) CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpe
 			return nil, err
 		}
 	}
-	return c.change(ctx, "create-snapshots", createSnapshotsRequest{specs})
+	return specs, nil
 }
 
 // RemoveLVs implements manager.Group.

@@ -38,6 +38,8 @@ type control struct {
 	// closed is closed when the group is, after closeErr was set.
 	closed   chan struct{}
 	closeErr error
+
+	holds holds
 }
 
 func newControl(group manager.Group, name string, log *slog.Logger) *control {
@@ -96,8 +98,13 @@ func (c *control) server() *http.Server {
 		return g.CreateLV(ctx, r.Spec)
 	}))
 	handle(c, mux, "create-snapshots", result(func(ctx context.Context, r createSnapshotsRequest) (*manager.Result, error) {
+		if r.Hold != nil {
+			return c.holds.create(ctx, g, r.Specs, *r.Hold)
+		}
 		return g.CreateSnapshots(ctx, r.Specs)
 	}))
+	handleBeside(c, mux, "wait-held", func(ctx context.Context, r holdRequest) error { return c.holds.wait(ctx, r.ID) })
+	handleBeside(c, mux, "let-go", func(_ context.Context, r holdRequest) error { return c.holds.letGo(r) })
 	handle(c, mux, "extend-lv", result(func(ctx context.Context, r extendLVRequest) (*manager.Result, error) {
 		return g.ExtendLV(ctx, r.Spec)
 	}))
@@ -159,6 +166,19 @@ func handle[Req any](c *control, mux *http.ServeMux, name string, f func(context
 			c.changed()
 		}
 		c.send(w, rep)
+	})
+}
+
+// handleBeside serves POST /name, which has to do with a request that runs. It
+// does not wait at the gate, where a request that is to be alone may be waiting for
+// that one.
+func handleBeside[Req any](c *control, mux *http.ServeMux, name string, f func(context.Context, Req) error) {
+	mux.HandleFunc("POST /"+name, func(w http.ResponseWriter, r *http.Request) {
+		req, err := decodeRequest[Req](r)
+		if err == nil {
+			err = f(r.Context(), req)
+		}
+		c.send(w, reply{Error: encodeError(err)})
 	})
 }
 

@@ -107,6 +107,22 @@ func (f *fake) CreateSnapshots(_ context.Context, specs []volume.SnapshotSpec) (
 	return &manager.Result{}, nil
 }
 
+func (f *fake) CreateSnapshotsWhile(ctx context.Context, specs []volume.SnapshotSpec, limit time.Duration, held func(context.Context) error) (*manager.Result, error) {
+	f.mu.Lock()
+	f.note("hold %v", limit)
+	f.mu.Unlock()
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, errs.E(errs.Conflict, "held for too long"))
+	defer cancel()
+	err := held(ctx)
+	f.mu.Lock()
+	f.note("held")
+	f.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return f.CreateSnapshots(ctx, specs)
+}
+
 func (f *fake) RemoveLVs(_ context.Context, names []string) (*manager.Result, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -140,8 +140,12 @@ const cell = 4096
 
 func startLoad(t testing.TB, c *Client, seed uint64) *load {
 	t.Helper()
+	return startLoadOn(openVolume(t, c, "a"), openVolume(t, c, "b"), seed)
+}
+
+func startLoadOn(a, b block.Device, seed uint64) *load {
 	ctx, cancel := context.WithCancel(bg)
-	l := &load{a: openVolume(t, c, "a"), b: openVolume(t, c, "b"), cancel: cancel}
+	l := &load{a: a, b: b, cancel: cancel}
 	rng := rand.New(rand.NewPCG(seed, 0))
 	l.wg.Go(func() {
 		for n := uint64(1); ctx.Err() == nil && l.err == nil; n++ {

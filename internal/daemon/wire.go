@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"time"
 
 	"cowl/internal/errs"
 	"cowl/internal/forecast"
@@ -45,6 +46,17 @@ type (
 	}
 	createSnapshotsRequest struct {
 		Specs []volume.SnapshotSpec `json:"specs"`
+		// Hold, if there is one, has the origins held until the client says so.
+		Hold *holdRequest `json:"hold,omitempty"`
+	}
+	// holdRequest names a hold: the client's request create-snapshots waits with
+	// its origins held, at most for Limit. Another, wait-held, is answered when
+	// that is so, and a third, let-go, ends it, with Failed if there are to be no
+	// snapshots.
+	holdRequest struct {
+		ID     string        `json:"id"`
+		Limit  time.Duration `json:"limit_ns,omitempty"`
+		Failed bool          `json:"failed,omitempty"`
 	}
 	extendLVRequest struct {
 		Spec volume.ExtendSpec `json:"spec"`

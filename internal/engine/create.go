@@ -68,7 +68,8 @@ func (g *Group) isActive() bool {
 //  2. format them on extents that are still free, and flush: whoever finds the
 //     new metadata, cowl, lvm2 or the kernel, finds an empty store with it;
 //  3. precommit;
-//  4. suspend the origins: requests in flight finish, new ones wait;
+//  4. suspend the origins: requests in flight finish, new ones wait. Here held is
+//     called, if there is one: see CreateSnapshotsWhile;
 //  5. attach the stores, so that nothing can fail behind the commit: this is
 //     the instant. What is written from now on is copied out first, and waits
 //     for the commit where a store must not overflow and has no room: only
@@ -88,6 +89,13 @@ func (g *Group) isActive() bool {
 // stores stay attached, so that what they hold is true in either case, until
 // another commit has decided it.
 func (g *Group) CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpec) (*Result, error) {
+	return g.CreateSnapshotsWhile(ctx, specs, nil)
+}
+
+// CreateSnapshotsWhile is CreateSnapshots for an instant that others share: held
+// is called when the origins are suspended, and they stay so until it returns.
+// After an error of it there are no snapshots.
+func (g *Group) CreateSnapshotsWhile(ctx context.Context, specs []volume.SnapshotSpec, held func(context.Context) error) (*Result, error) {
 	if err := g.begin(ctx); err != nil {
 		return nil, err
 	}
@@ -104,13 +112,16 @@ func (g *Group) CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpec
 		res.Notes = append(res.Notes, c.Notes...)
 	}
 	if len(specs) == 0 {
+		if held != nil {
+			return res, held(ctx)
+		}
 		return res, nil
 	}
 	births, err := g.formatStores(next, res.Names) // 2
 	if err != nil {
 		return nil, err
 	}
-	if err := g.commitSnapshots(ctx, next, births); err != nil {
+	if err := g.commitSnapshots(ctx, next, births, held); err != nil {
 		return nil, err
 	}
 	return g.warn(res), nil
@@ -162,7 +173,7 @@ func (g *Group) formatStore(next *volume.Group, name string) (*birth, error) {
 }
 
 // commitSnapshots is steps 3 to 8 of CreateSnapshots.
-func (g *Group) commitSnapshots(ctx context.Context, next *volume.Group, births []*birth) error {
+func (g *Group) commitSnapshots(ctx context.Context, next *volume.Group, births []*birth, held func(context.Context) error) error {
 	if err := g.store.Precommit(next); err != nil { // 3
 		return err
 	}
@@ -170,7 +181,7 @@ func (g *Group) commitSnapshots(ctx context.Context, next *volume.Group, births 
 	for _, f := range families { // while they are in use: little is left to wait for
 		f.origin.Settle()
 	}
-	err := attachAll(ctx, families, births)
+	err := attachAll(ctx, families, births, held)
 	for _, f := range families {
 		if err == nil {
 			err = f.origin.Flush() // 7
@@ -207,10 +218,15 @@ func (g *Group) commitSnapshots(ctx context.Context, next *volume.Group, births 
 }
 
 // attachAll is steps 4 to 6.
-func attachAll(ctx context.Context, families []*family, births []*birth) error {
+func attachAll(ctx context.Context, families []*family, births []*birth, held func(context.Context) error) error {
 	for _, f := range families {
 		f.top.suspend()
 		defer f.top.resume()
+	}
+	if held != nil {
+		if err := held(ctx); err != nil {
+			return err
+		}
 	}
 	if err := ctx.Err(); err != nil { // the last chance to leave
 		return err

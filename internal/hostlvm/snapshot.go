@@ -24,6 +24,18 @@ type planned struct {
 // CreateSnapshots takes snapshots of volumes at one instant: see together. lvm2
 // itself freezes the file system on each origin while it takes its snapshot.
 func (g *Group) CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpec) (*Result, error) {
+	return g.create(ctx, specs, g.o.HoldLimit, nil)
+}
+
+// CreateSnapshotsWhile is CreateSnapshots for an instant that others share: held
+// is called when all origins are held, and they stay so until it has returned and
+// the snapshots are taken, for as long as limit says. After an error there are no
+// snapshots.
+func (g *Group) CreateSnapshotsWhile(ctx context.Context, specs []volume.SnapshotSpec, limit time.Duration, held func(context.Context) error) (*Result, error) {
+	return g.create(ctx, specs, limit, held)
+}
+
+func (g *Group) create(ctx context.Context, specs []volume.SnapshotSpec, limit time.Duration, held func(context.Context) error) (*Result, error) {
 	model, err := g.o.Read(ctx)
 	if err != nil {
 		return nil, err
@@ -36,13 +48,13 @@ func (g *Group) CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpec
 	for _, p := range plan {
 		r.Names = append(r.Names, p.name)
 	}
-	if len(plan) == 1 {
+	if len(plan) == 1 && held == nil {
 		notes, err = g.take(ctx, plan[0])
 		if err != nil {
 			err = errors.Join(err, g.rollBack(ctx, plan))
 		}
 	} else {
-		notes, err = g.together(ctx, model, plan)
+		notes, err = g.together(ctx, model, plan, limit, held)
 	}
 	if err != nil {
 		return nil, err

@@ -21,6 +21,7 @@ import (
 //     something between (encryption, say) are frozen by FIFREEZE.
 //  2. Every origin's device is suspended, and the file system on it is frozen with
 //     it. From here on nothing is written to any of them.
+//     If other groups share the instant, it is their turn here.
 //  3. lvcreate takes the snapshots. That of an origin which is suspended already
 //     it takes without suspending, and resumes the origin as its last step; the
 //     instant was before.
@@ -40,18 +41,30 @@ import (
 // holdMore is how much longer volumes may be held for each one above four.
 const holdMore = 2 * time.Second
 
-// together takes snapshots at one instant.
-func (g *Group) together(ctx context.Context, model *volume.Group, plan []planned) (notes []string, err error) {
+// together takes snapshots at one instant. A limit of 0 is one that fits. held
+// may be nil.
+func (g *Group) together(ctx context.Context, model *volume.Group, plan []planned, limit time.Duration, held func(context.Context) error) (notes []string, err error) {
 	hold, order, err := g.holdPlan(model, plan)
 	if err != nil {
 		return nil, err
 	}
+	if hold.Limit = limit; limit == 0 {
+		hold.Limit = freeze.DefaultLimit + time.Duration(max(0, len(plan)-4))*holdMore
+	}
+	if held != nil && len(hold.unheld) > 0 {
+		return nil, errs.E(errs.Unsupported, "%s cannot be held for other groups: files that lvm2 needs are on it", g.full(hold.unheld[0]))
+	}
 	if err := g.o.Guard(ctx); err != nil {
 		return nil, err
 	}
-	h, err := freeze.New(ctx, hold)
+	h, err := freeze.New(ctx, hold.Plan)
 	if err != nil {
 		return nil, fmt.Errorf("hold the volumes of %s for one instant: %w", g.name, err)
+	}
+	if held != nil {
+		if err = held(ctx); err != nil {
+			order = nil
+		}
 	}
 	for _, p := range order {
 		var more []string
@@ -60,37 +73,70 @@ func (g *Group) together(ctx context.Context, model *volume.Group, plan []planne
 		}
 		notes = append(notes, more...)
 	}
-	held := h.For()
+	took := h.For()
 	if released := h.Release(); err == nil {
 		err = released
 	} else if !errs.Is(released, errs.Conflict) {
 		err = errors.Join(err, released)
 	}
-	if err != nil {
-		return nil, errors.Join(err, g.rollBack(ctx, plan))
+	if err != nil && order != nil {
+		err = errors.Join(err, g.rollBack(ctx, plan))
 	}
-	g.o.Log.Info("volumes were held for one instant", "group", g.name, "volumes", len(plan), "for", held)
-	return append(notes, fmt.Sprintf("%d volumes were held for %.1f s, for one instant.", len(plan), held.Seconds())), nil
+	if err != nil {
+		return nil, err
+	}
+	g.o.Log.Info("volumes were held for one instant", "group", g.name, "volumes", len(plan), "for", took)
+	return append(notes, fmt.Sprintf("%s held for %.1f s, for one instant.", g.countText(plan), took.Seconds())), nil
+}
+
+// countText names one volume, and counts several.
+func (g *Group) countText(plan []planned) string {
+	if len(plan) == 1 {
+		return g.full(plan[0].origin.Name) + " was"
+	}
+	return fmt.Sprintf("%d volumes of %s were", len(plan), g.name)
+}
+
+// OnOwnFiles reports whether one of the origins cannot be held because files
+// that lvm2 needs are on it. Of the groups that share an instant one may have
+// such a volume: that which takes its snapshots first.
+func (g *Group) OnOwnFiles(ctx context.Context, specs []volume.SnapshotSpec) (bool, error) {
+	model, err := g.o.Read(ctx)
+	if err != nil {
+		return false, err
+	}
+	var plan []planned
+	for _, s := range specs {
+		lv, err := model.FindLV(s.Origin)
+		if err != nil {
+			return false, err
+		}
+		plan = append(plan, planned{origin: lv})
+	}
+	hold, _, err := g.holdPlan(model, plan)
+	return len(hold.unheld) > 0, err
+}
+
+// holding is what is held, and which origins are not.
+type holding struct {
+	freeze.Plan
+	unheld []string
 }
 
 // holdPlan says what is held, and in which order the snapshots are taken. An
 // origin is held once, however many snapshots are taken of it: but only the first
 // of these comes before lvm2 resumes it.
-func (g *Group) holdPlan(model *volume.Group, plan []planned) (freeze.Plan, []planned, error) {
+func (g *Group) holdPlan(model *volume.Group, plan []planned) (hold holding, order []planned, err error) {
 	seen := map[string]bool{}
 	for _, p := range plan {
 		if seen[p.origin.Name] {
-			return freeze.Plan{}, nil, errs.E(errs.Unsupported, "two snapshots of %s at one instant: lvm2 takes one at a time.", g.full(p.origin.Name))
+			return hold, nil, errs.E(errs.Unsupported, "two snapshots of %s at one instant: lvm2 takes one at a time.", g.full(p.origin.Name))
 		}
 		seen[p.origin.Name] = true
 	}
 	running, err := Running(model)
 	if err != nil {
-		return freeze.Plan{}, nil, err
-	}
-	hold := freeze.Plan{Limit: g.o.HoldLimit}
-	if hold.Limit == 0 {
-		hold.Limit = freeze.DefaultLimit + time.Duration(max(0, len(plan)-4))*holdMore
+		return hold, nil, err
 	}
 	var first, rest []planned
 	for _, p := range plan {
@@ -101,10 +147,11 @@ func (g *Group) holdPlan(model *volume.Group, plan []planned) (freeze.Plan, []pl
 		}
 		on, err := standingOn(lv.Info)
 		if err != nil {
-			return freeze.Plan{}, nil, err
+			return hold, nil, err
 		}
 		if on.needed(g.lvm.path) {
 			first = append(first, p)
+			hold.unheld = append(hold.unheld, p.origin.Name)
 			continue
 		}
 		hold.Mounts = append(hold.Mounts, on.indirect...)
@@ -116,7 +163,7 @@ func (g *Group) holdPlan(model *volume.Group, plan []planned) (freeze.Plan, []pl
 		for _, p := range first {
 			names = append(names, g.full(p.origin.Name))
 		}
-		return freeze.Plan{}, nil, errs.WithHint(errs.E(errs.Unsupported, "%s cannot be held at one instant: lvm2's own files are on all of them, and at most one such volume can be part of it.",
+		return hold, nil, errs.WithHint(errs.E(errs.Unsupported, "%s cannot be held at one instant: lvm2's own files are on all of them, and at most one such volume can be part of it.",
 			strings.Join(names, " and ")), "Take their snapshots one after the other.")
 	}
 	hold.Mounts = freeze.Order(hold.Mounts)

@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"slices"
+	"time"
 
 	"cowl/internal/block"
 	"cowl/internal/block/file"
@@ -191,11 +192,20 @@ func (g *Hosted) CreateLV(ctx context.Context, spec volume.LVSpec) (*Result, err
 
 // CreateSnapshots implements Group.
 func (g *Hosted) CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpec) (*Result, error) {
+	return hostResult(g.group.CreateSnapshots(ctx, withAbsolutePVs(specs)))
+}
+
+// CreateSnapshotsWhile implements Group.
+func (g *Hosted) CreateSnapshotsWhile(ctx context.Context, specs []volume.SnapshotSpec, limit time.Duration, held func(context.Context) error) (*Result, error) {
+	return hostResult(g.group.CreateSnapshotsWhile(ctx, withAbsolutePVs(specs), limit, held))
+}
+
+func withAbsolutePVs(specs []volume.SnapshotSpec) []volume.SnapshotSpec {
 	specs = slices.Clone(specs)
 	for i := range specs {
 		specs[i].PVs = absolutePVs(specs[i].PVs)
 	}
-	return hostResult(g.group.CreateSnapshots(ctx, specs))
+	return specs
 }
 
 // RemoveLVs implements Group.

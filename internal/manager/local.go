@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"cowl/internal/block"
 	"cowl/internal/engine"
@@ -93,6 +94,26 @@ func (l *Local) CreateLV(ctx context.Context, spec volume.LVSpec) (*Result, erro
 
 // CreateSnapshots implements Group.
 func (l *Local) CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpec) (*Result, error) {
+	specs, err := l.completed(specs)
+	if err != nil {
+		return nil, err
+	}
+	return result(l.engine.CreateSnapshots(ctx, specs))
+}
+
+// CreateSnapshotsWhile implements Group.
+func (l *Local) CreateSnapshotsWhile(ctx context.Context, specs []volume.SnapshotSpec, limit time.Duration, held func(context.Context) error) (*Result, error) {
+	specs, err := l.completed(specs)
+	if err != nil {
+		return nil, err
+	}
+	return result(l.engine.CreateSnapshotsWhile(ctx, specs, func(ctx context.Context) error {
+		return timed(ctx, limit, held)
+	}))
+}
+
+// completed fills in what specs leave to the group.
+func (l *Local) completed(specs []volume.SnapshotSpec) ([]volume.SnapshotSpec, error) {
 	if err := l.checkWhole(); err != nil {
 		return nil, err
 	}
@@ -106,7 +127,7 @@ func (l *Local) CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpec
 			AdviseSnapshot(l.engine.Model(), &specs[i], known, l.growth)
 		}
 	}
-	return result(l.engine.CreateSnapshots(ctx, specs))
+	return specs, nil
 }
 
 // RemoveLVs implements Group.

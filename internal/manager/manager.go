@@ -34,6 +34,15 @@ type Group interface {
 	// one by what Writes knows, if that is enough, else a safe one.
 	CreateSnapshots(ctx context.Context, specs []volume.SnapshotSpec) (*Result, error)
 
+	// CreateSnapshotsWhile is CreateSnapshots for an instant that other groups
+	// share: when nothing is written to any of the origins any more held is called,
+	// and nothing is until it returns and the snapshots are there. An error of it is
+	// returned, and there are no snapshots; so it is, of kind errs.Conflict, if they
+	// were held for longer than limit.
+	//
+	// Use Together.
+	CreateSnapshotsWhile(ctx context.Context, specs []volume.SnapshotSpec, limit time.Duration, held func(context.Context) error) (*Result, error)
+
 	// RemoveLVs removes volumes; an origin's snapshots go with it. A volume
 	// that somebody has open is refused with errs.Busy.
 	RemoveLVs(ctx context.Context, names []string) (*Result, error)

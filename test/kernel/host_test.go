@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"cowl/internal/block/blocktest"
 	"cowl/internal/judge"
 	"cowl/internal/kerneltest"
 )
@@ -54,7 +55,7 @@ func newHost(t *testing.T) *host {
 		chmod +x /bin/cowl
 		printf 'devices { use_devicesfile = 0 }\nactivation { udev_sync = 0 udev_rules = 0 monitoring = 0 polling_interval = 1 }\nglobal { use_lvmpolld = 0 }\nbackup { backup = 0 archive = 0 }\n' > /etc/lvm/lvm.conf
 		vgcreate -qq vg /dev/vda /dev/vdb; vgcreate -qq small /dev/vdc
-		mkdir -p /a /b /s /bk`)
+		mkdir -p /a /b /c /s /bk`)
 	return h
 }
 
@@ -133,7 +134,8 @@ func TestHostLVM(t *testing.T) {
 
 	t.Run("backup while it is written", func(t *testing.T) { h.t = t; h.backsUp() })
 	t.Run("changed ranges", func(t *testing.T) { h.t = t; h.changes() })
-	t.Run("one instant", func(t *testing.T) { h.t = t; h.instant() })
+	t.Run("one instant", func(t *testing.T) { h.t = t; h.instant("vg/log-x", "/b", 1) })
+	t.Run("two groups", func(t *testing.T) { h.t = t; h.twoGroups() })
 	t.Run("killed", func(t *testing.T) { h.t = t; h.killed() })
 	t.Run("extended in time", func(t *testing.T) { h.t = t; h.extends() })
 	t.Run("overflow", func(t *testing.T) { h.t = t; h.overflows() })
@@ -201,35 +203,71 @@ func (h *host) changes() {
 	h.vm.Sh("mount /dev/vg/data /a")
 }
 
-// instant has two volumes written to alternately, and a file moved to and fro.
-// At any instant the counters are equal or the first is ahead by one, and the
-// file is somewhere. Snapshots that were taken one after the other, seconds
-// apart, show neither.
-func (h *host) instant() {
-	h.vm.Sh(`echo payload > /a/wanderer; echo 0 > /a/n; echo 0 > /b/n; echo 0 > /tmp/n`)
-	stop := h.background(`
-		n=$(($(cat /tmp/n)+1)); echo $n > /tmp/n
-		echo $n > /a/n.new; mv /a/n.new /a/n
-		echo $n > /b/n.new; mv /b/n.new /b/n
-		if [ -e /a/wanderer ]; then cp /a/wanderer /b/w; mv /b/w /b/wanderer; rm /a/wanderer
-		else cp /b/wanderer /a/w; mv /a/w /a/wanderer; rm /b/wanderer; fi`)
-	out := h.cowl("snapshot vg/data vg/log-x -n '{lv}.now' -L 4m")
+// instant has two volumes, vg/data and another, written to alternately, and files
+// moved to and fro. At any instant the counters are equal or the first is ahead by
+// one; the file that is copied before it is removed is somewhere, and the one that
+// is removed before it is written is not twice. Snapshots that were taken one
+// after the other, seconds apart, show none of that.
+func (h *host) instant(other, dir string, rounds int) {
+	h.vm.Sh(fmt.Sprintf(`cat > /tmp/move <<-'E'
+			n=$(($(cat /tmp/n)+1)); echo $n > /tmp/n
+			echo $n > /a/n.new; mv /a/n.new /a/n
+			echo $n > %[1]s/n.new; mv %[1]s/n.new %[1]s/n
+			if [ -e /a/wanderer ]; then from=/a to=%[1]s; else from=%[1]s to=/a; fi
+			cp $from/wanderer $to/w; mv $to/w $to/wanderer; rm $from/wanderer
+			mv $from/single /tmp/single 2>/dev/null || mv $to/single /tmp/single; mv /tmp/single $to/single
+		E
+		echo payload > /a/wanderer; echo single > /a/single; echo 0 > /a/n; echo 0 > %[1]s/n; echo 0 > /tmp/n`, dir))
+	stop := h.background(". /tmp/move")
+	names := []string{"data.now", path1(other) + ".now"}
+	for range rounds {
+		out := h.cowl("snapshot vg/data " + other + " -n '{lv}.now' -L 4m")
+		h.t.Logf("cowl snapshot: %s", strings.TrimSpace(out))
+		h.sameInstant("vg/"+names[0], path0(other)+"/"+names[1])
+		h.cowl("lvremove -y vg/" + names[0] + " " + path0(other) + "/" + names[1])
+	}
 	stop()
-	h.t.Logf("cowl snapshot: %s", strings.TrimSpace(out))
-	h.wantVolumes("vg", "data data.now log-x log-x.now")
-	h.vm.Sh("mkdir -p /s/a /s/b; mount -o ro /dev/vg/data.now /s/a; mount -o ro /dev/vg/log-x.now /s/b")
+	h.vm.Sh("rm -f /a/wanderer /a/single /a/n " + dir + "/wanderer " + dir + "/single")
+}
+
+// sameInstant looks at two snapshots of what instant has written.
+func (h *host) sameInstant(first, second string) {
+	h.vm.Sh("mkdir -p /s/a /s/b; mount -o ro /dev/" + first + " /s/a; mount -o ro /dev/" + second + " /s/b")
 	a, b := h.number("/s/a/n"), h.number("/s/b/n")
 	if a == 0 || a != b && a != b+1 {
 		h.t.Errorf("the counters show %d and %d, which they never were at one instant", a, b)
 	}
 	_, inA := h.vm.Try("grep -q payload /s/a/wanderer")
 	_, inB := h.vm.Try("grep -q payload /s/b/wanderer")
-	_, half := h.vm.Try("ls /s/a/w /s/b/w")
 	if inA != 0 && inB != 0 {
-		h.t.Errorf("the file that is moved between the volumes is in neither (%d, %d, %d)", inA, inB, half)
+		h.t.Error("the file that is copied before it is removed is in neither volume")
+	}
+	if _, status := h.vm.Try("[ -e /s/a/single -a -e /s/b/single ]"); status == 0 {
+		h.t.Error("the file that is removed before it is written is in both volumes")
 	}
 	h.vm.Sh("umount /s/a /s/b")
-	h.cowl("lvremove -y vg/data.now vg/log-x.now")
+}
+
+// twoGroups is instant over two groups, and a backup of both.
+func (h *host) twoGroups() {
+	h.volume("small/side", "8m", "/c")
+	rounds := 1
+	if blocktest.Long() {
+		rounds = 20
+	}
+	h.instant("small/side", "/c", rounds)
+	out := h.cowl("backup vg/data small/side --to /bk -L 4m")
+	if !strings.Contains(out, "2 of 2 volumes backed up") || !strings.Contains(out, "one instant") {
+		h.t.Errorf("backup of two groups says:\n%s", out)
+	}
+	// A group that cannot take its snapshot leaves none in the other.
+	h.vm.Sh("lvcreate -qq -y -l 1 -n side.two small")
+	h.refused("snapshot vg/data small/side -n '{lv}.two' -L 4m", "side.two.*already exists")
+	h.vm.Sh(`lvremove -qq -y small/side.two
+		[ "$(cat /sys/block/dm-*/dm/suspended | sort -u)" = 0 ]; umount /c; rm -rf /bk/*`)
+	h.wantVolumes("vg", "data log-x")
+	h.wantVolumes("small", "side")
+	h.cowl("lvremove -y small/side")
 }
 
 // killed kills cowl where it would hurt: while it holds volumes still, and while

@@ -61,7 +61,7 @@ type Snapshot struct {
 // to any of them lies between.
 type Instant struct {
 	ID      string   `json:"id"`      // 16 hexadecimal digits
-	Volumes []string `json:"volumes"` // of the group, all whose backups were begun
+	Volumes []string `json:"volumes"` // of the group, all whose backups were begun; VG/LV if they are of several
 }
 
 // ImageInfo is how the image is stored.
