@@ -22,7 +22,7 @@ const MaxSize = 1 << 20
 // Job is one job. Fields without a value in the file are zero.
 type Job struct {
 	Name     string   `json:"name"`
-	Volumes  []string `json:"volumes"` // VG/LV of one group, or one VG
+	Volumes  []string `json:"volumes"` // VG/LV or VG
 	Target   string   `json:"target"`
 	Format   string   `json:"format,omitempty"`
 	Compress string   `json:"compress,omitempty"` // of qcow2 images
