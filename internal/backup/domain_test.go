@@ -34,7 +34,7 @@ func TestDomainNeedsAllDisks(t *testing.T) {
 			return nil
 		}}
 	}
-	r, err := RunAll(ctx, g, []string{"a", "b"}, o)
+	r, err := RunAll(ctx, []Volumes{{g, []string{"a", "b"}}}, o)
 	if err == nil || len(r.Backups) != 1 {
 		t.Fatalf("%+v, %v", r, err)
 	}
@@ -42,7 +42,7 @@ func TestDomainNeedsAllDisks(t *testing.T) {
 		t.Errorf("there is %q", found)
 	}
 	g.wrap = nil
-	if r, err = RunAll(ctx, g, []string{"a", "b"}, o); err != nil {
+	if r, err = RunAll(ctx, []Volumes{{g, []string{"a", "b"}}}, o); err != nil {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(r.Backups[0].Domain)
