@@ -51,6 +51,12 @@ mounted.`
 type source struct {
 	name string
 	dev  block.Device
+	// Of a file, its path.
+	file string
+	// Of a backup in a repository, what it says of itself, and what ends when it
+	// is no longer certain that it stays there.
+	record *repo.Record
+	lost   context.Context
 	// Of a volume, its group.
 	group manager.Group
 	vg    *volume.Group
@@ -102,33 +108,34 @@ func (o *opener) withDevice(name, path string, f func(*source) error) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(f(&source{name: name, dev: dev}), dev.Close())
+	return errors.Join(f(&source{name: name, dev: dev, file: path}), dev.Close())
 }
 
 // withBackup opens a backup in a repository.
 func (o *opener) withBackup(ctx context.Context, t targets.Target, id string, f func(*source) error) error {
 	if r := o.repos[t.String()]; r != nil {
-		return withImage(ctx, r, t, id, f)
+		return o.withImage(ctx, r, t, id, f)
 	}
 	return o.a.withRepo(ctx, t, o.access, true, func(r *repo.Repo) error {
-		return o.a.withShared(ctx, r, "reading of "+id, func(ctx context.Context) error {
-			o.repos[t.String()] = r
-			defer delete(o.repos, t.String())
-			return withImage(ctx, r, t, id, f)
-		})
+		o.repos[t.String()] = r
+		defer delete(o.repos, t.String())
+		return o.withImage(ctx, r, t, id, f)
 	})
 }
 
-func withImage(ctx context.Context, r *repo.Repo, t targets.Target, id string, f func(*source) error) error {
+// withImage opens a backup's image, and keeps the backup from being forgotten.
+func (o *opener) withImage(ctx context.Context, r *repo.Repo, t targets.Target, id string, f func(*source) error) error {
 	b, err := r.Find(ctx, id)
 	if err != nil {
 		return err
 	}
-	image, _, err := r.Image(ctx, b)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f(&source{name: t.String() + "::" + id, dev: image}), image.Close())
+	return o.a.withLock(ctx, r, "reading of "+id, b.ID, func(ctx context.Context) error {
+		image, rec, err := r.Image(ctx, b)
+		if err != nil {
+			return err
+		}
+		return errors.Join(f(&source{name: t.String() + "::" + id, dev: image, record: rec, lost: ctx}), image.Close())
+	})
 }
 
 // withVolume opens a volume.

@@ -111,13 +111,13 @@ func (o *forgetFlags) forget(ctx context.Context, a *app, t targets.Target, name
 		if err != nil {
 			return err
 		}
-		return o.decide(a, t, all, named, volumes, nil, func(gone []listed) error {
+		return o.decide(a, t, all, named, volumes, nil, func(gone []listed) ([]listed, error) {
 			for _, l := range gone {
 				if err := backup.RemoveImage(l.image.Image); err != nil {
-					return err
+					return nil, err
 				}
 			}
-			return nil
+			return gone, nil
 		})
 	}
 	return a.withRepo(ctx, t, o.access, false, func(r *repo.Repo) error {
@@ -129,16 +129,16 @@ func (o *forgetFlags) forget(ctx context.Context, a *app, t targets.Target, name
 		if !o.prune {
 			maintain = nil
 		}
-		return o.decide(a, t, all, named, volumes, maintain, func(gone []listed) error { return o.deleteStored(ctx, a, r, gone) })
+		return o.decide(a, t, all, named, volumes, maintain, func(gone []listed) ([]listed, error) { return o.deleteStored(ctx, a, r, gone) })
 	})
 }
 
 // deleteStored takes backups off a repository's list, but for those that
-// somebody is building on.
-func (o *forgetFlags) deleteStored(ctx context.Context, a *app, r *repo.Repo, gone []listed) error {
+// somebody is building on, or reading, and returns those that are gone.
+func (o *forgetFlags) deleteStored(ctx context.Context, a *app, r *repo.Repo, gone []listed) ([]listed, error) {
 	locks, err := r.Locks(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	used := map[string]*repo.LockInfo{}
 	for _, l := range locks {
@@ -147,30 +147,31 @@ func (o *forgetFlags) deleteStored(ctx context.Context, a *app, r *repo.Repo, go
 		}
 	}
 	var out []*repo.Backup
+	free := []listed{}
 	for _, l := range gone {
 		if lock := used[l.ID]; lock != nil {
-			a.warn("%s is kept for now: %s builds on it", short(l.ID), lock)
+			a.warn("%s is kept for now: %s needs it", short(l.ID), lock)
 			continue
 		}
-		out = append(out, l.stored)
+		out, free = append(out, l.stored), append(free, l)
 	}
-	return r.Delete(ctx, out)
+	return free, r.Delete(ctx, out)
 }
 
 // decide forgets what is to be forgotten, and says so.
-func (o *forgetFlags) decide(a *app, t targets.Target, all []listed, named []string, volumes []lvName, maintain func() (*repo.Maintenance, error), remove func([]listed) error) error {
+func (o *forgetFlags) decide(a *app, t targets.Target, all []listed, named []string, volumes []lvName, maintain func() (*repo.Maintenance, error), remove func([]listed) ([]listed, error)) error {
 	gone, kept, err := o.choose(a, t, all, named, volumes)
 	if err != nil {
 		return err
 	}
 	report := forgotten{Forgotten: []string{}, Kept: kept}
-	for _, l := range gone {
-		report.Forgotten = append(report.Forgotten, l.ID)
-	}
 	if !a.test && len(gone) > 0 {
-		if err := remove(gone); err != nil {
+		if gone, err = remove(gone); err != nil {
 			return err
 		}
+	}
+	for _, l := range gone {
+		report.Forgotten = append(report.Forgotten, l.ID)
 	}
 	if !a.test && maintain != nil {
 		if report.Maintenance, err = maintain(); err != nil && report.Maintenance == nil {

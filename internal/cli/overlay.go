@@ -330,19 +330,8 @@ func (a *app) serveOverlay(ctx context.Context, path, socket string, noFiles, re
 func (a *app) overlayPlace(path, socket string, noFiles bool) (daemon.DeviceOptions, error) {
 	name := filepath.Base(path)
 	o := daemon.DeviceOptions{Name: name, Log: slog.New(slog.NewTextHandler(a.Stderr, nil))}
-	paths, err := daemon.PathsFor(a.runDir(), "overlay~"+name)
-	if err != nil {
-		return o, errs.WithHint(err, "Choose a socket: --socket")
-	}
-	if err := daemon.MakeRunDir(paths.Dir); err != nil {
+	if err := a.place(&o, "overlay~"+name, socket, noFiles); err != nil {
 		return o, err
-	}
-	o.Socket = paths.NBD
-	if socket != "" {
-		o.Socket = absolute(socket)
-	}
-	if !noFiles {
-		o.Files = paths.Mount
 	}
 	uri := nbd.URI{Network: "unix", Addr: o.Socket, Export: name}.String()
 	o.Ready = func(file string) {
@@ -352,6 +341,26 @@ func (a *app) overlayPlace(path, socket string, noFiles bool) (daemon.DeviceOpti
 		}
 	}
 	return o, nil
+}
+
+// place decides where a device is served. name is that of its socket and
+// directory in the run directory.
+func (a *app) place(o *daemon.DeviceOptions, name, socket string, noFiles bool) error {
+	paths, err := daemon.PathsFor(a.runDir(), name)
+	if err != nil {
+		return errs.WithHint(err, "Choose a socket: --socket")
+	}
+	if err := daemon.MakeRunDir(paths.Dir); err != nil {
+		return err
+	}
+	o.Socket = paths.NBD
+	if socket != "" {
+		o.Socket = absolute(socket)
+	}
+	if !noFiles {
+		o.Files = paths.Mount
+	}
+	return nil
 }
 
 func newOverlayMerge(a *app) *cobra.Command {

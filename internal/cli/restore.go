@@ -141,7 +141,13 @@ func (o *restoreFlags) run(cmd *cobra.Command, a *app, args []string) error {
 // withShared runs f while the repository is kept from being cleared of what it
 // reads.
 func (a *app) withShared(ctx context.Context, r *repo.Repo, purpose string, f func(context.Context) error) error {
-	ctx, lock, err := r.Lock(ctx, repo.Shared, purpose, "")
+	return a.withLock(ctx, r, purpose, "", f)
+}
+
+// withLock is withShared that also keeps one backup from being forgotten. The
+// context that f gets ends if the lock is lost.
+func (a *app) withLock(ctx context.Context, r *repo.Repo, purpose, id string, f func(context.Context) error) error {
+	ctx, lock, err := r.Lock(ctx, repo.Shared, purpose, id)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"cowl/internal/block"
 	"cowl/internal/errs"
@@ -24,6 +25,8 @@ type DeviceOptions struct {
 	// nowhere. Where FUSE cannot be used the device is served all the same.
 	Files string
 	Log   *slog.Logger // nil: nowhere
+	// Bitmaps are offered to NBD clients.
+	Bitmaps []export.Bitmap
 	// Ready is called once clients can connect. files is the path of the file,
 	// "" if there is none.
 	Ready func(files string)
@@ -36,7 +39,7 @@ func ServeDevice(ctx context.Context, dev block.Device, o DeviceOptions) error {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	only := single{dev, o}
+	only := single{&device{dev: dev, log: o.Log}, o}
 	sockets, err := listen(o.Socket)
 	if err != nil {
 		return err
@@ -83,7 +86,7 @@ func showFile(only single, o DeviceOptions) (end func(context.Context) error, pa
 
 // single is the set of one device. It is the default export as well.
 type single struct {
-	dev block.Device
+	dev *device
 	o   DeviceOptions
 }
 
@@ -91,7 +94,10 @@ var _ export.Exports = single{}
 
 // List implements export.Exports.
 func (s single) List() []export.Info {
-	return []export.Info{{Name: s.o.Name, Description: s.o.Note, Size: s.dev.Size(), ReadOnly: s.dev.Caps().ReadOnly}}
+	dev := s.dev.dev
+	return []export.Info{{
+		Name: s.o.Name, Description: s.o.Note, Size: dev.Size(), ReadOnly: dev.Caps().ReadOnly, Bitmaps: s.o.Bitmaps,
+	}}
 }
 
 // Open implements export.Exports.
@@ -99,21 +105,66 @@ func (s single) Open(name string) (block.Device, error) {
 	if name != s.o.Name && name != "" {
 		return nil, errs.E(errs.NotFound, "no export %q", name)
 	}
-	return lent{s.dev}, nil
+	return s.dev, nil
 }
 
-// lent is a device that its user does not close.
-type lent struct{ dev block.Device }
+// device is a device that its users do not close, and whose read errors are
+// logged: a client says no more of them than EIO.
+type device struct {
+	dev block.Device
+	log *slog.Logger
 
-func (l lent) ReadAt(p []byte, off int64) (int, error)             { return l.dev.ReadAt(p, off) }
-func (l lent) WriteAt(p []byte, off int64) (int, error)            { return l.dev.WriteAt(p, off) }
-func (l lent) Flush() error                                        { return l.dev.Flush() }
-func (l lent) Discard(off, length int64) error                     { return l.dev.Discard(off, length) }
-func (l lent) WriteZeroes(off, length int64) error                 { return l.dev.WriteZeroes(off, length) }
-func (l lent) Extents(off, n int64) iter.Seq2[block.Extent, error] { return l.dev.Extents(off, n) }
-func (l lent) Size() int64                                         { return l.dev.Size() }
-func (l lent) Caps() block.Caps                                    { return l.dev.Caps() }
-func (l lent) Close() error                                        { return nil }
+	mu   sync.Mutex
+	said map[string]bool // what is in the log; guarded by mu
+}
+
+// maxSaid bounds how many different errors are logged.
+const maxSaid = 1000
+
+func (d *device) ReadAt(p []byte, off int64) (int, error) {
+	n, err := d.dev.ReadAt(p, off)
+	d.say(err)
+	return n, err
+}
+
+func (d *device) Extents(off, length int64) iter.Seq2[block.Extent, error] {
+	return func(yield func(block.Extent, error) bool) {
+		for e, err := range d.dev.Extents(off, length) {
+			d.say(err)
+			if !yield(e, err) {
+				return
+			}
+		}
+	}
+}
+
+// say logs an error that is not the client's, once however often it is tried.
+func (d *device) say(err error) {
+	if err == nil || errs.Is(err, errs.Usage) {
+		return
+	}
+	text := err.Error()
+	d.mu.Lock()
+	known := d.said[text] || len(d.said) == maxSaid
+	if d.said == nil {
+		d.said = map[string]bool{}
+	}
+	if !known {
+		d.said[text] = true
+	}
+	d.mu.Unlock()
+	if !known {
+		d.log.Error("it cannot be read", "err", err)
+	}
+}
+
+func (d *device) WriteAt(p []byte, off int64) (int, error) { return d.dev.WriteAt(p, off) }
+func (d *device) Flush() error                             { return d.dev.Flush() }
+func (d *device) Discard(off, length int64) error          { return d.dev.Discard(off, length) }
+func (d *device) WriteZeroes(off, length int64) error      { return d.dev.WriteZeroes(off, length) }
+func (d *device) Size() int64                              { return d.dev.Size() }
+func (d *device) Caps() block.Caps                         { return d.dev.Caps() }
+func (d *device) Close() error                             { return nil }
 
 // MakeRunDir makes the directory that a socket belongs in, for this user alone.
 func MakeRunDir(dir string) error { return makeRunDir(dir) }

@@ -3,7 +3,11 @@
 // package fuse shows as files. It knows block.Device and nothing of volumes.
 package export
 
-import "cowl/internal/block"
+import (
+	"iter"
+
+	"cowl/internal/block"
+)
 
 // Exports is a set of named devices. It may change at any time: a snapshot
 // that is taken appears, a removed one vanishes, a grown one has a new size.
@@ -28,4 +32,22 @@ type Info struct {
 	Description string // for people; may be empty
 	Size        int64  // bytes
 	ReadOnly    bool
+	Bitmaps     []Bitmap
+}
+
+// Bitmap marks bytes of an export, for clients that want only those.
+type Bitmap struct {
+	Name string // NBD calls it qemu:dirty-bitmap:NAME, as qemu's are called
+
+	// Runs walks a range in order and yields runs that cover it without gap or
+	// overlap, clipped to it. After an error it yields nothing more. It is called
+	// in parallel, and may take its time for each run.
+	Runs func(off, length int64) iter.Seq2[Run, error]
+}
+
+// Run is a range of an export, in bytes, all of it marked or none of it. What is
+// marked for want of knowledge does no harm; the converse does.
+type Run struct {
+	Off, Len int64
+	Marked   bool
 }

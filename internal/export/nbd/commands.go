@@ -60,14 +60,14 @@ func checkRange(r request, size int64) error {
 
 // payloadSize is how large a buffer a request needs, for its payload, its
 // answer, or to work with.
-func payloadSize(r request) int {
+func (c *conn) payloadSize(r request) int {
 	switch r.cmd {
 	case cmdRead, cmdWrite:
 		return int(r.length)
 	case cmdCache:
 		return int(min(r.length, scratchSize))
 	case cmdBlockStatus:
-		return len(metaContexts) * statusSize(r)
+		return len(c.contexts) * statusSize(r)
 	}
 	return 0
 }

@@ -47,7 +47,7 @@ type conn struct {
 	// Set when the handshake is over.
 	dev        block.Device
 	structured bool
-	contexts   []uint32
+	contexts   []metaContext
 
 	budget *budget
 	out    *outbox
@@ -178,7 +178,7 @@ func (c *conn) accept(r request) error {
 	if c.isQuick(r) {
 		return c.serveInline(r)
 	}
-	j := job{request: r, buf: c.take(payloadSize(r))}
+	j := job{request: r, buf: c.take(c.payloadSize(r))}
 	if r.cmd == cmdWrite {
 		j.payload = j.buf.data[replyRoom:][:r.length]
 		if err := c.readPayload(j.payload); err != nil {

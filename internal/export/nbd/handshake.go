@@ -23,7 +23,7 @@ const (
 type negotiated struct {
 	dev        block.Device // the export, open; nil if the client left
 	structured bool
-	contexts   []uint32 // ids of the metadata contexts that were selected
+	contexts   []metaContext // that were selected
 }
 
 // handshake is the server's side of the option haggling.

@@ -20,6 +20,8 @@ type shelf struct {
 	names []string
 	devs  map[string]block.Device
 	opens map[string]int
+
+	bitmaps []export.Bitmap // of all exports
 }
 
 func newShelf() *shelf {
@@ -43,7 +45,7 @@ func (s *shelf) List() []export.Info {
 	var list []export.Info
 	for _, n := range s.names {
 		d := s.devs[n]
-		list = append(list, export.Info{Name: n, Description: "about " + n, Size: d.Size(), ReadOnly: d.Caps().ReadOnly})
+		list = append(list, export.Info{Name: n, Description: "about " + n, Size: d.Size(), ReadOnly: d.Caps().ReadOnly, Bitmaps: s.bitmaps})
 	}
 	return list
 }

@@ -181,8 +181,7 @@ func (h *handshake) structuredReply(opt uint32, data []byte) {
 	h.reply(opt, repAck, nil)
 }
 
-// metaContext answers LIST_META_CONTEXT and SET_META_CONTEXT. Every export has
-// the same two contexts.
+// metaContext answers LIST_META_CONTEXT and SET_META_CONTEXT.
 func (h *handshake) metaContext(opt uint32, data []byte) {
 	if opt == optSetMeta {
 		h.contexts, h.metaExport = nil, "" // also where it fails
@@ -209,7 +208,7 @@ func (h *handshake) metaContext(opt uint32, data []byte) {
 		h.setMeta(name, queries)
 		return
 	}
-	for _, c := range metaContexts {
+	for _, c := range contextsOf(h.lookup(name)) {
 		if c.matches(queries) {
 			h.reply(opt, repMetaContext, append(be.AppendUint32(nil, 0), c.name...))
 		}
@@ -220,9 +219,9 @@ func (h *handshake) metaContext(opt uint32, data []byte) {
 // setMeta selects what is asked for by its full name.
 func (h *handshake) setMeta(name string, queries []string) {
 	h.metaExport = name
-	for _, c := range metaContexts {
+	for _, c := range contextsOf(h.lookup(name)) {
 		if slices.Contains(queries, c.name) {
-			h.contexts = append(h.contexts, c.id)
+			h.contexts = append(h.contexts, c)
 			h.reply(optSetMeta, repMetaContext, append(be.AppendUint32(nil, c.id), c.name...))
 		}
 	}
@@ -232,13 +231,17 @@ func (h *handshake) setMeta(name string, queries []string) {
 // matches tells whether LIST_META_CONTEXT asks for a context: by its name, by
 // its namespace and a colon, or by no query at all.
 func (c metaContext) matches(queries []string) bool {
-	return len(queries) == 0 || slices.Contains(queries, c.name) || slices.Contains(queries, c.namespace)
+	asks := func(query string) bool { return query == c.name || slices.Contains(c.namespaces, query) }
+	return len(queries) == 0 || slices.ContainsFunc(queries, asks)
 }
 
 // lookup returns what List says of an export, nothing but zeroes where it says
-// nothing.
+// nothing. An only export is what the empty name stands for, if it opens.
 func (h *handshake) lookup(name string) export.Info {
 	list := h.exports.List()
+	if name == "" && len(list) == 1 {
+		return list[0]
+	}
 	if i := slices.IndexFunc(list, func(i export.Info) bool { return i.Name == name }); i >= 0 {
 		return list[i]
 	}

@@ -1,6 +1,11 @@
 package nbd
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+
+	"cowl/internal/export"
+)
 
 // Everything on the wire is big-endian. The numbers are those of the protocol's
 // document, https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md.
@@ -114,24 +119,47 @@ const (
 	stateZero = 1 << 1
 )
 
+// States in a metadata context qemu:dirty-bitmap:NAME.
+const stateDirty = 1 << 0
+
 // metaContext is something that block status tells of extents.
 type metaContext struct {
-	id              uint32 // by which a cowl server knows it
-	name, namespace string
+	id         uint32 // by which a cowl server knows it
+	name       string
+	namespaces []string // by which it can be asked for as well
+	bitmap     *export.Bitmap
 }
 
 const (
 	idAllocation = 1
 	idDepth      = 2
+	idBitmap     = 3 // of the first; others follow
 
 	contextAllocation = "base:allocation"
 	contextDepth      = "qemu:allocation-depth"
+	contextBitmap     = "qemu:dirty-bitmap:" // and its name
+
+	// maxBitmaps bounds what one request for block status can ask for.
+	maxBitmaps = 16
 )
 
 // metaContexts are those that every export has.
 var metaContexts = []metaContext{
-	{idAllocation, contextAllocation, "base:"},
-	{idDepth, contextDepth, "qemu:"},
+	{id: idAllocation, name: contextAllocation, namespaces: []string{"base:"}},
+	{id: idDepth, name: contextDepth, namespaces: []string{"qemu:"}},
+}
+
+// BitmapContext is the metadata context by which clients ask for a bitmap.
+func BitmapContext(name string) string { return contextBitmap + name }
+
+// contextsOf are those that an export has: with one for each bitmap.
+func contextsOf(info export.Info) []metaContext {
+	all := slices.Clone(metaContexts)
+	for i := range info.Bitmaps[:min(len(info.Bitmaps), maxBitmaps)] {
+		b := &info.Bitmaps[i]
+		all = append(all, metaContext{idBitmap + uint32(i), contextBitmap + b.Name, []string{"qemu:", contextBitmap}, b})
+	}
+	return all
 }
 
 // Sizes on the wire, in bytes.

@@ -1,10 +1,19 @@
 package nbd
 
-import "cowl/internal/block"
+import (
+	"iter"
+	"time"
+
+	"cowl/internal/block"
+)
 
 // maxDescriptors bounds an answer to BLOCK_STATUS; the client asks again from
 // where it ends.
 const maxDescriptors = 4000
+
+// statusPatience bounds how long an answer is worked on, once there is something
+// to answer: what is known of a range may have to be read first.
+const statusPatience = 250 * time.Millisecond
 
 // statusSize is the longest chunk that one context answers to a request, in
 // bytes.
@@ -19,12 +28,12 @@ func statusSize(r request) int {
 // blockStatus serves BLOCK_STATUS: a chunk for each metadata context.
 func (c *conn) blockStatus(r request, b *buffer) error {
 	b.b = b.data[:0]
-	for i, id := range c.contexts {
+	for i, m := range c.contexts {
 		var flags uint16
 		if i == len(c.contexts)-1 {
 			flags = replyFlagDone
 		}
-		if err := c.contextStatus(r, b, id, flags); err != nil {
+		if err := c.contextStatus(r, b, m, flags); err != nil {
 			return err
 		}
 	}
@@ -32,26 +41,28 @@ func (c *conn) blockStatus(r request, b *buffer) error {
 }
 
 // contextStatus appends one context's chunk.
-func (c *conn) contextStatus(r request, b *buffer, id uint32, flags uint16) error {
+func (c *conn) contextStatus(r request, b *buffer, m metaContext, flags uint16) error {
 	chunk := len(b.b)
 	b.b = appendChunk(b.b, flags, chunkBlockStatus, r.cookie, 0)
-	b.b = be.AppendUint32(b.b, id)
+	b.b = be.AppendUint32(b.b, m.id)
 
-	limit := chunk + statusSize(r)
+	limit, start := chunk+statusSize(r), time.Now()
 	var length, state uint32
-	for e, err := range c.dev.Extents(int64(r.off), int64(r.length)) {
+	for d, err := range c.states(m, int64(r.off), int64(r.length)) {
 		if err != nil {
 			return err
 		}
-		if s := stateOf(e, id); s != state || length == 0 {
+		if d.state != state || length == 0 {
 			if length > 0 {
 				b.b = appendDescriptor(b.b, length, state)
 			}
-			if length, state = 0, s; len(b.b) == limit {
+			if length, state = 0, d.state; len(b.b) == limit {
 				break
 			}
 		}
-		length += uint32(e.Len)
+		if length += d.length; time.Since(start) > statusPatience {
+			break
+		}
 	}
 	if length > 0 {
 		b.b = appendDescriptor(b.b, length, state)
@@ -63,6 +74,30 @@ func (c *conn) contextStatus(r request, b *buffer, id uint32, flags uint16) erro
 func appendDescriptor(b []byte, length, state uint32) []byte {
 	b = be.AppendUint32(b, length)
 	return be.AppendUint32(b, state)
+}
+
+// states walks a range, shorter than 4 GiB, by what a context says of it.
+// Neighbours may have the same state.
+func (c *conn) states(m metaContext, off, length int64) iter.Seq2[descriptor, error] {
+	return func(yield func(descriptor, error) bool) {
+		if m.bitmap == nil {
+			for e, err := range c.dev.Extents(off, length) {
+				if !yield(descriptor{uint32(e.Len), stateOf(e, m.id)}, err) {
+					return
+				}
+			}
+			return
+		}
+		for run, err := range m.bitmap.Runs(off, length) {
+			d := descriptor{length: uint32(run.Len)}
+			if run.Marked {
+				d.state = stateDirty
+			}
+			if !yield(d, err) {
+				return
+			}
+		}
+	}
 }
 
 // stateOf is what a metadata context says of an extent.

@@ -4,9 +4,11 @@ import (
 	"iter"
 	"slices"
 	"testing"
+	"time"
 
 	"cowl/internal/block"
 	"cowl/internal/block/mem"
+	"cowl/internal/export"
 )
 
 // descriptors reads an answer to BLOCK_STATUS, by context.
@@ -105,5 +107,64 @@ func TestBlockStatusOfManyExtents(t *testing.T) {
 	}
 	if answers != 4 {
 		t.Errorf("%d answers, want 4", answers)
+	}
+}
+
+// every marks every second piece of a range.
+func every(piece int64, before func()) func(off, length int64) iter.Seq2[export.Run, error] {
+	return func(off, length int64) iter.Seq2[export.Run, error] {
+		return func(yield func(export.Run, error) bool) {
+			for end := off + length; off < end; {
+				before()
+				n := min((off/piece+1)*piece, end) - off
+				if !yield(export.Run{Off: off, Len: n, Marked: off/piece%2 == 1}, nil) {
+					return
+				}
+				off += n
+			}
+		}
+	}
+}
+
+// Bitmaps are contexts of their own, of the exports that have them.
+func TestBitmaps(t *testing.T) {
+	shelf := twoExports()
+	shelf.bitmaps = []export.Bitmap{{Name: "a", Runs: every(10, func() {})}, {Name: "b", Runs: every(1000, func() {})}}
+	p := newPeer(t, NewServer(shelf, nil))
+	p.option(optStructuredReply, nil)
+	for query, want := range map[string]string{
+		"qemu:dirty-bitmap:":  "context 0 qemu:dirty-bitmap:a, context 0 qemu:dirty-bitmap:b, ack",
+		"qemu:dirty-bitmap:b": "context 0 qemu:dirty-bitmap:b, ack",
+		"qemu:dirty-bitmap:c": "ack",
+		"qemu:":               "context 0 qemu:allocation-depth, context 0 qemu:dirty-bitmap:a, context 0 qemu:dirty-bitmap:b, ack",
+	} {
+		if got := text(p.option(optListMeta, metaData("vol", query))); got != want {
+			t.Errorf("%s: %q, want %q", query, got, want)
+		}
+	}
+	p.start(true, contextAllocation, "qemu:dirty-bitmap:b", "qemu:dirty-bitmap:a")
+	p.ask(request{cmd: cmdBlockStatus, off: 5, length: 20})
+	got := p.descriptors()
+	if len(got) != 3 || !slices.Equal(got[idBitmap], []descriptor{{5, 0}, {10, 1}, {5, 0}}) || !slices.Equal(got[idBitmap+1], []descriptor{{20, 0}}) {
+		t.Errorf("block status %v", got)
+	}
+	p.ask(request{cmd: cmdBlockStatus, off: 5, length: 20, flags: cmdFlagReqOne})
+	if got := p.descriptors(); !slices.Equal(got[idBitmap], []descriptor{{5, 0}}) {
+		t.Errorf("the first only: %v", got)
+	}
+}
+
+// What is found out only by reading is told bit by bit: no client waits until
+// all of it is known, and each gets to the end.
+func TestStatusThatTakesTime(t *testing.T) {
+	shelf := newShelf().with("vol", mem.New(40))
+	shelf.bitmaps = []export.Bitmap{{Name: "slow", Runs: every(10, func() { time.Sleep(statusPatience + time.Millisecond) })}}
+	p := newPeer(t, NewServer(shelf, nil))
+	p.start(true, "qemu:dirty-bitmap:slow")
+	for off := uint64(0); off < 40; off += 10 {
+		p.ask(request{cmd: cmdBlockStatus, off: off, length: uint32(40 - off)})
+		if got := p.descriptors()[idBitmap]; !slices.Equal(got, []descriptor{{10, uint32(off / 10 % 2)}}) {
+			t.Errorf("at %d: %v", off, got)
+		}
 	}
 }
