@@ -152,8 +152,8 @@ func TestReadAhead(t *testing.T) {
 				t.Fatalf("at %d: not the device's bytes (%v)", off, err)
 			}
 		}
-		alone := pause * 4 << 20 / (16 << 10) * 3 / 4 // one after the other, holes left out
-		if took := time.Since(start); took > alone/3 {  // a clock of the test's own
+		alone := pause * 4 << 20 / (16 << 10) * 3 / 4  // one after the other, holes left out
+		if took := time.Since(start); took > alone/3 { // a clock of the test's own
 			t.Errorf("it took %v, and one block after the other would take %v", took, alone)
 		}
 		if s.most > 4+1 {
