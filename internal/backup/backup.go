@@ -230,8 +230,9 @@ func (j *job) prepare(ctx context.Context, started time.Time) error {
 	}
 	j.m = &Manifest{
 		Format: manifestFormat, Version: manifestVersion, Tool: o.Tool, Started: started.UTC(),
-		Image:  Image{File: j.out.name, Format: o.Format, RangeBytes: RangeBytes},
-		Source: Source{VG: src.vg.Name, VGUUID: src.vg.ID.String(), LV: src.lv.Name, LVUUID: src.lv.ID.String()},
+		Image: Image{File: j.out.name, Format: o.Format, RangeBytes: RangeBytes},
+		Source: Source{VG: src.vg.Name, VGUUID: src.vg.ID.String(), LV: src.lv.Name, LVUUID: src.lv.ID.String(),
+			Fstab: fstabOf(st, src.lv.Name), Group: string(src.metadata(o.Tool, started.UTC()))},
 	}
 	for _, text := range src.leftovers(o.Dir) {
 		j.note(text)
@@ -314,6 +315,10 @@ func (j *job) describeSnapshot(ctx context.Context) error {
 // fill writes the partial image.
 func (j *job) fill(ctx context.Context, dev block.Device) (digest, error) {
 	j.report.VolumeBytes, j.m.Source.Bytes = dev.Size(), dev.Size()
+	var err error
+	if j.m.Source.FileSystem, err = manager.Signature(dev); err != nil {
+		return digest{}, err
+	}
 	switch j.o.Format {
 	case Tar:
 		return j.fillTar(ctx, dev)

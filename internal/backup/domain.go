@@ -37,12 +37,12 @@ func newDomain(ctx context.Context, path string, jobs []*job, started time.Time,
 	if err != nil {
 		return nil, err
 	}
-	st, err := jobs[0].g.Status(ctx)
-	if err != nil {
-		return nil, err
-	}
 	places := map[string]*job{}
-	for _, j := range jobs {
+	for _, j := range jobs { // of one group or several
+		st, err := j.g.Status(ctx)
+		if err != nil {
+			return nil, err
+		}
 		for _, p := range pathsOf(st, j.src.lv.Name) {
 			places[p] = j
 		}
@@ -65,7 +65,7 @@ func newDomain(ctx context.Context, path string, jobs []*job, started time.Time,
 		for _, l := range r.Left {
 			err = errs.E(errs.Usage, "%w; %s", err, l)
 		}
-		return nil, errs.WithHint(err, "Name the volumes that are its disks, of one group; virsh domblklist DOMAIN shows them.")
+		return nil, errs.WithHint(err, "Name the volumes that are its disks; virsh domblklist DOMAIN shows them.")
 	}
 	d := &domain{dir: jobs[0].o.Dir, text: r.Text, jobs: jobs}
 	d.reserve(strings.TrimSuffix(filepath.Base(path), domainSuffix) + "." + started.UTC().Format(timeInNames))

@@ -86,6 +86,13 @@ type Source struct {
 	LV     string `json:"lv"`
 	LVUUID string `json:"lv_uuid"`
 	Bytes  int64  `json:"bytes"`
+	// FileSystem is what was recognised in it, "" for nothing.
+	FileSystem string `json:"file_system,omitempty"`
+	// Fstab has the lines of fstab(5) that mount it, as the machine had them.
+	Fstab []string `json:"fstab,omitempty"`
+	// Group is the group's metadata when the backup began, for LVM2's
+	// vgcfgrestore.
+	Group string `json:"group,omitempty"`
 }
 
 // Snapshot is the instant that the image shows.

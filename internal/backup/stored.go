@@ -260,6 +260,7 @@ func (s *storing) describe(ctx context.Context, dev block.Device) error {
 		return err
 	}
 	s.rec.Snapshot = repo.Snapshot{LV: lv.Name, LVUUID: lv.ID.String(), Time: time.Unix(lv.CreationTime, 0).UTC(), Own: s.src.own, Kept: s.src.tracks}
+	s.rec.Source.Fstab = fstabOf(st, s.src.lv.Name)
 	s.rec.Source.FileSystem, err = manager.Signature(dev)
 	return err
 }
@@ -270,8 +271,12 @@ const groupFile = "vgcfgbackup"
 
 // files are kept beside the image.
 func (s *storing) files() []repo.File {
-	text := vgtext.EncodeBackup(s.src.vg, vgtext.Signature{
-		Description: "Kept with a backup of " + s.src.vg.Name + "/" + s.src.lv.Name, Program: s.o.Tool, Time: s.rec.Started, Host: hostname(),
+	return []repo.File{{Name: groupFile, Data: s.src.metadata(s.o.Tool, s.rec.Started)}}
+}
+
+// metadata is the group's when the backup began.
+func (s *source) metadata(tool string, started time.Time) []byte {
+	return vgtext.EncodeBackup(s.vg, vgtext.Signature{
+		Description: "Kept with a backup of " + s.vg.Name + "/" + s.lv.Name, Program: tool, Time: started, Host: hostname(),
 	})
-	return []repo.File{{Name: groupFile, Data: text}}
 }

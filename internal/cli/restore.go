@@ -18,12 +18,13 @@ type restoreFlags struct {
 	access                                  accessFlags
 	all                                     bool
 	metadata                                string
+	pvs                                     []string
 }
 
 func newRestore(a *app) *cobra.Command {
 	var o restoreFlags
 	cmd := &cobra.Command{
-		Use: "restore IMAGE|TARGET::BACKUP[:/PATH] VG/LV|DEST|--file FILE|--all REPOSITORY VG [OPTION]...", Short: "Write a backup back into a volume, or bring files back", GroupID: groupOwn,
+		Use: "restore IMAGE|TARGET::BACKUP[:/PATH] VG/LV|DEST|--file FILE|--all TARGET VG [OPTION]...", Short: "Write a backup back into a volume, or bring files back", GroupID: groupOwn,
 		Long: `Write an image (raw or qcow2), or a backup in a repository, over the beginning of an existing
 volume, or into a new one, and read it back.
 
@@ -48,11 +49,16 @@ With a path behind the backup, the file or directory there is brought back to
 DEST, and no volume is touched. It is what cowl cp does, see there; a snapshot
 can be named as well.
 
---all REPOSITORY VG restores all volumes of a group from the latest instant that is
-there as a whole. Those that are missing are made; nothing is written if any of
-the others is in use or too small. The group has to exist: after the loss of a
-machine, make it with vgcreate, or as it was with lvm2's vgcfgrestore from
-what --metadata writes.
+--all TARGET VG restores all volumes of a group from the latest instant that is
+there as a whole, in a repository or a directory of images. Those that are missing
+are made; nothing is written if any of the others is in use or too small.
+
+After the loss of a machine, --pv makes the group too, of files or devices that
+are in no group: its name, extent size and tags, the volumes' names, sizes,
+permissions and tags are as they were, their UUIDs are new; volumes are linear. The
+lines of /etc/fstab that were theirs are printed. For the same UUIDs and layout
+on disks of the same sizes use lvm2's vgcfgrestore with what --metadata writes, and
+then --all without --pv.
 
 ` + passwordHelp,
 		Example: `  cowl restore /backups/server1-root.20260102T030405Z.raw server1/root
@@ -62,6 +68,7 @@ what --metadata writes.
   cowl restore repo:/backups/cowl::latest:/etc/fstab /tmp
   cowl restore server1/monday:/home/ann/thesis /home/ann --overwrite
   cowl restore --all repo:/backups/cowl server1
+  cowl restore --all /backups server1 --pv /dev/sdb --pv /dev/sdc
   cowl restore --force disk.img server1/new`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if o.all {
@@ -76,6 +83,9 @@ what --metadata writes.
 			if o.all {
 				return o.runAll(cmd, a, args)
 			}
+			if len(o.pvs) > 0 || o.metadata != "" {
+				return usage(cmd, "--pv and --metadata are for --all.")
+			}
 			return o.run(cmd, a, args)
 		},
 	}
@@ -86,6 +96,7 @@ what --metadata writes.
 	f.BoolVar(&o.create, "create", false, "make the volume")
 	f.BoolVar(&o.all, "all", false, "restore all volumes of a group, as they were at the latest instant: TARGET VG")
 	f.StringVar(&o.metadata, "metadata", "", "with --all: write the group's metadata, for vgcfgrestore, into this `file`, and no more")
+	f.StringArrayVar(&o.pvs, "pv", nil, "with --all: make the group first, of this `PV`; may be given several times")
 	f.StringVar(&o.file, "file", "", "write into this `file` instead of a volume")
 	f.BoolVar(&o.overwrite, "overwrite", false, "of files that are brought back: replace those that exist")
 	o.access.add(f)

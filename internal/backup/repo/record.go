@@ -46,6 +46,8 @@ type Origin struct {
 	Seqno      uint64 `json:"seqno"` // of the group's metadata
 	Bytes      int64  `json:"bytes"`
 	FileSystem string `json:"file_system,omitempty"` // "" if none was recognised
+	// Fstab has the lines of fstab(5) that mount it, as the machine had them.
+	Fstab []string `json:"fstab,omitempty"`
 }
 
 // Snapshot is the instant that the image shows.
