@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -10,22 +11,42 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Dir is a directory of the running system, by its path: a file system that is
-// mounted read-only.
-type Dir string
+// Dir is what is at and below a place of the running system, in a file system
+// that is mounted read-only.
+type Dir struct {
+	Root string // a directory's path; may be a link in /proc
+	// Start is a name in Root, "" for Root itself; one that is no directory is a
+	// tree of one file.
+	Start string
+	// Flat leaves out what is in the directories below.
+	Flat bool
+}
+
+// start is the path of the tree's beginning. Root may be a link, which has to be
+// followed: hence the joining by hand.
+func (d Dir) start() string { return d.Root + "/" + cmp.Or(d.Start, ".") }
+
+// lstat looks at a file.
+func (d Dir) lstat(path string) (*dirFile, error) {
+	f := &dirFile{path: path}
+	if err := unix.Lstat(path, &f.st); err != nil {
+		return nil, pathError("lstat", path, err)
+	}
+	return f, nil
+}
 
 // Walk implements Tree. Directories are in the order of their names.
 func (d Dir) Walk(ctx context.Context, visit func(name string, f File, err error) error) error {
-	var st unix.Stat_t
-	if err := unix.Stat(string(d), &st); err != nil {
-		return pathError("stat", string(d), err)
+	f, err := d.lstat(d.start())
+	if err != nil {
+		return err
 	}
-	return d.walk(ctx, "./", &dirFile{path: d.path("./"), st: st}, visit)
+	name := "./"
+	if f.st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		name += d.Start
+	}
+	return d.walk(ctx, name, f, visit)
 }
-
-// path is where an entry can be read. The root may be a link in /proc, which has
-// to be followed: hence the joining by hand.
-func (d Dir) path(name string) string { return string(d) + strings.TrimPrefix(name, ".") }
 
 // walk visits a file and, if it is a directory, what is in it.
 func (d Dir) walk(ctx context.Context, name string, f *dirFile, visit func(string, File, error) error) error {
@@ -33,10 +54,10 @@ func (d Dir) walk(ctx context.Context, name string, f *dirFile, visit func(strin
 		return context.Cause(ctx)
 	}
 	err := visit(name, f, nil)
-	if err != nil || f.st.Mode&unix.S_IFMT != unix.S_IFDIR {
+	if err != nil || f.st.Mode&unix.S_IFMT != unix.S_IFDIR || d.Flat && name != "./" {
 		return err
 	}
-	entries, err := os.ReadDir(d.path(name))
+	entries, err := os.ReadDir(f.path)
 	if err != nil {
 		if err := visit(name, f, err); err != nil {
 			return err
@@ -44,9 +65,9 @@ func (d Dir) walk(ctx context.Context, name string, f *dirFile, visit func(strin
 	}
 	for _, e := range entries {
 		name := strings.TrimSuffix(name, "/") + "/" + e.Name()
-		below := &dirFile{path: d.path(name)}
-		if err := unix.Lstat(below.path, &below.st); err != nil {
-			err = visit(name, nil, pathError("lstat", below.path, err))
+		below, err := d.lstat(f.path + "/" + e.Name())
+		if err != nil {
+			err = visit(name, nil, err)
 		} else {
 			err = d.walk(ctx, name, below, visit)
 		}
@@ -66,7 +87,8 @@ type dirFile struct {
 // Header implements File.
 func (f *dirFile) Header() *Header {
 	return &Header{
-		Ino: f.st.Ino, Mode: f.st.Mode, Links: uint32(f.st.Nlink), UID: f.st.Uid, GID: f.st.Gid, Size: f.st.Size,
+		Ino: f.st.Ino, Mode: f.st.Mode, Links: uint32(f.st.Nlink), UID: f.st.Uid, GID: f.st.Gid,
+		Size: f.st.Size, Allocated: f.st.Blocks * 512,
 		Major: unix.Major(f.st.Rdev), Minor: unix.Minor(f.st.Rdev),
 		Mtime: time.Unix(f.st.Mtim.Unix()), Atime: time.Unix(f.st.Atim.Unix()), Ctime: time.Unix(f.st.Ctim.Unix()),
 	}

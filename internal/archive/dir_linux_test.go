@@ -103,7 +103,7 @@ func TestDirAgainstGNUTar(t *testing.T) {
 		t.Fatal(err)
 	}
 	nasty(t, dir)
-	path, stats, notes := write(t, Dir(dir))
+	path, stats, notes := write(t, Dir{Root: dir})
 	if len(notes) != 1 || !strings.Contains(notes[0], "sock") || stats.Skipped != 1 {
 		t.Errorf("notes %q, %+v, want one about the socket", notes, stats)
 	}
@@ -195,7 +195,7 @@ func TestDirAgainstArchiveTar(t *testing.T) {
 		t.Fatal(err)
 	}
 	nasty(t, dir)
-	path, _, _ := write(t, Dir(dir))
+	path, _, _ := write(t, Dir{Root: dir})
 	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
@@ -252,7 +252,7 @@ func sameContent(t *testing.T, name, path string, r io.Reader) {
 // What cannot be read must fail the archive: one that lacks a file is not a
 // backup. As root, a directory that vanishes stands for it.
 func TestDirUnreadable(t *testing.T) {
-	if _, err := Write(context.Background(), io.Discard, Dir(filepath.Join(t.TempDir(), "gone")), Options{}); err == nil {
+	if _, err := Write(context.Background(), io.Discard, Dir{Root: filepath.Join(t.TempDir(), "gone")}, Options{}); err == nil {
 		t.Error("an archive of nothing was made")
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -261,7 +261,7 @@ func TestDirUnreadable(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "f"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Write(ctx, io.Discard, Dir(dir), Options{}); !errors.Is(err, context.Canceled) {
+	if _, err := Write(ctx, io.Discard, Dir{Root: dir}, Options{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 }

@@ -47,7 +47,8 @@ type fsFile struct {
 // Header implements File.
 func (f *fsFile) Header() *Header {
 	h := &Header{
-		Ino: uint64(f.n.Ino), Mode: uint32(f.n.Mode), Links: uint32(f.n.Links), UID: f.n.UID, GID: f.n.GID, Size: f.n.Size,
+		Ino: uint64(f.n.Ino), Mode: uint32(f.n.Mode), Links: uint32(f.n.Links), UID: f.n.UID, GID: f.n.GID,
+		Size: f.n.Size, Allocated: int64(f.n.Blocks()) * 512,
 		Mtime: f.n.Mtime, Atime: f.n.Atime, Ctime: f.n.Ctime,
 	}
 	if t := f.n.Mode.Type(); t == ext4.TypeChar || t == ext4.TypeBlock {

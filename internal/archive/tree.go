@@ -37,6 +37,7 @@ type Header struct {
 	UID, GID            uint32
 	Major, Minor        uint32
 	Size                int64 // bytes
+	Allocated           int64 // bytes on the device
 	Mtime, Atime, Ctime time.Time
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"cowl/internal/backup/repo"
 	"cowl/internal/errs"
+	"cowl/internal/kernelfs"
 	"cowl/internal/manager"
 )
 
@@ -310,10 +311,10 @@ func extNeedsRecovery(image string) (bool, error) {
 
 // replayXFS has the kernel replay the log: nobody else can.
 func replayXFS(_ context.Context, image string) error {
-	if err := canMount(); err != nil {
+	if err := kernelfs.Possible(); err != nil {
 		return nil // xfs_repair then looks at it as it is, and says so
 	}
-	_, release, err := mountTree(image, false)
+	_, release, err := kernelfs.Mount(image, false)
 	if err != nil {
 		return err
 	}
@@ -377,9 +378,9 @@ func (d *drill) runCommand(ctx context.Context) (string, error) {
 	env := []string{"COWL_IMAGE=" + d.scratch, "COWL_VG=" + d.report.VG, "COWL_VOLUMES=" + d.report.VG + "/" + d.report.LV,
 		"COWL_TIME=" + d.report.Time.UTC().Format(time.RFC3339), "COWL_MOUNT="}
 	how := "run on the image, which is not mounted: "
-	if err := canMount(); err != nil {
+	if err := kernelfs.Possible(); err != nil {
 		how += "that needs root"
-	} else if root, release, err := mountTree(d.scratch, false); err != nil {
+	} else if root, release, err := kernelfs.Mount(d.scratch, false); err != nil {
 		how += err.Error()
 	} else {
 		defer release()

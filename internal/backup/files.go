@@ -9,6 +9,7 @@ import (
 	"cowl/internal/block"
 	"cowl/internal/errs"
 	"cowl/internal/fsread"
+	"cowl/internal/kernelfs"
 	"cowl/internal/manager"
 )
 
@@ -30,8 +31,10 @@ func (j *job) checkFiles(ctx context.Context, st *manager.Status) error {
 	if err != nil {
 		return err
 	}
-	why := canMount()
-	if why == nil && st.LVs[j.src.lv.Name].File == "" {
+	why := kernelfs.Possible()
+	if why != nil {
+		why = errNoTar(why.Error())
+	} else if st.LVs[j.src.lv.Name].File == "" {
 		why = errNoFile(j.src.vg.Name, j.src.lv.Name)
 	}
 	j.mayMount = why == nil

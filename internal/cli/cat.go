@@ -6,10 +6,6 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
-
-	"cowl/internal/errs"
-	"cowl/internal/format/ext4"
-	"cowl/internal/fsread"
 )
 
 func newCat(a *app) *cobra.Command {
@@ -26,7 +22,7 @@ Symbolic links are followed, within SOURCE.
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, arg := range args {
 				at := insideArg(arg)
-				err := a.withFS(cmd.Context(), at, access, func(fs *fsread.FS) error { return a.cat(cmd.Context(), fs, at) })
+				err := a.withFiles(cmd.Context(), at, access, func(fl *files) error { return a.cat(cmd.Context(), fl, at) })
 				if err != nil {
 					return err
 				}
@@ -39,36 +35,25 @@ Symbolic links are followed, within SOURCE.
 }
 
 // cat writes one file.
-func (a *app) cat(ctx context.Context, fs *fsread.FS, at inside) error {
-	n, err := fs.Lookup(at.path, true)
+func (a *app) cat(ctx context.Context, fl *files, at inside) error {
+	f, err := fl.open(at)
 	if err != nil {
-		return fmt.Errorf("%s:%w", at.source, err)
+		return err
 	}
-	if n.Mode.Type() != ext4.TypeFile {
-		what := typeNames[n.Mode.Type()]
-		err := errs.E(errs.Usage, "%s is a %s", at, what)
-		if n.Mode.Type() == ext4.TypeDir {
-			err = errs.WithHint(err, "cowl ls lists it, cowl cp brings it back.")
-		}
-		return coded{err, exitFailed}
-	}
-	f, err := fs.OpenFile(n)
-	if err != nil {
-		return fmt.Errorf("%s: %w", at, err)
-	}
-	buf := make([]byte, 256<<10)
-	for off := int64(0); off < f.Size(); {
+	defer f.Close()
+	for buf := make([]byte, 256<<10); ; {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		b := buf[:min(int64(len(buf)), f.Size()-off)]
-		if _, err := f.ReadAt(b, off); err != nil && err != io.EOF {
-			return fmt.Errorf("%s: %w", at, err)
-		}
-		if _, err := a.Stdout.Write(b); err != nil {
+		n, err := f.Read(buf)
+		if _, err := a.Stdout.Write(buf[:n]); err != nil {
 			return err
 		}
-		off += int64(len(b))
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", at, err)
+		}
 	}
-	return nil
 }

@@ -15,7 +15,6 @@ import (
 	"cowl/internal/archive"
 	"cowl/internal/backup"
 	"cowl/internal/errs"
-	"cowl/internal/fsread"
 	"cowl/internal/unpack"
 )
 
@@ -90,7 +89,7 @@ func (o *cpFlags) run(cmd *cobra.Command, a *app, args []string) error {
 	var failed error
 	for _, arg := range args[:len(args)-1] {
 		at := insideArg(arg)
-		if err := a.withFS(cmd.Context(), at, o.access, func(fs *fsread.FS) error { return c.copy(cmd.Context(), fs, at) }); err != nil {
+		if err := a.withFiles(cmd.Context(), at, o.access, func(fl *files) error { return c.copy(cmd.Context(), fl, at) }); err != nil {
 			return err
 		}
 		if c.incomplete {
@@ -117,11 +116,11 @@ type copied struct {
 }
 
 // copy copies one place.
-func (c *copier) copy(ctx context.Context, fs *fsread.FS, at inside) error {
-	n, err := fs.Lookup(at.path, false)
-	if err != nil {
-		return fmt.Errorf("%s:%w", at.source, err)
-	}
+func (c *copier) copy(ctx context.Context, fl *files, at inside) error {
+	return fl.withTree(at, func(tree archive.Tree) error { return c.unpack(ctx, tree, at) })
+}
+
+func (c *copier) unpack(ctx context.Context, tree archive.Tree, at inside) error {
 	name := path.Base(path.Clean(at.path))
 	to := c.place(name)
 	full := filepath.Join(to.Dir, to.Name)
@@ -134,7 +133,7 @@ func (c *copier) copy(ctx context.Context, fs *fsread.FS, at inside) error {
 	if show := p.absolute(backup.Writing); show != nil {
 		opts.Progress = func(done int64) { show(done, 0) }
 	}
-	r, err := unpack.Unpack(ctx, archive.FileSystem{FS: fs, Start: n, Name: name}, to, opts)
+	r, err := unpack.Unpack(ctx, tree, to, opts)
 	p.end()
 	if err != nil {
 		return fmt.Errorf("%s to %s: %w", at, full, err)

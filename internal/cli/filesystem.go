@@ -44,8 +44,8 @@ const insideHelp = `SOURCE is a volume or snapshot (VG/LV), a backup (DIR::IMAGE
 image file such as a raw backup, a device, or a partition of either
 (disk.img#1). It holds an ext2, ext3 or ext4, which is read as it is: nothing is
 mounted, nothing is written, and no privileges are needed but to read SOURCE. A
-journal that is not empty is replayed in memory. Other file systems have to be
-mounted.`
+journal that is not empty is replayed in memory. XFS is mounted for the moment,
+read-only and where nobody else sees it, which takes root and FUSE.`
 
 // source is what a person wants to look into, open for reading.
 type source struct {
@@ -169,17 +169,6 @@ func (o *opener) volume(ctx context.Context, g *openGroup, name lvName, f func(*
 	return errors.Join(f(&source{name: name.String(), dev: dev, group: g.g, vg: g.st.Group, lv: lv.Name}), dev.Close())
 }
 
-// withFS opens the file system at a place and calls f.
-func (a *app) withFS(ctx context.Context, at inside, access accessFlags, f func(*fsread.FS) error) error {
-	return a.opener(access).with(ctx, at.source, func(s *source) error {
-		fs, err := readFS(ctx, s)
-		if err != nil {
-			return err
-		}
-		return f(fs)
-	})
-}
-
 // isFile tells whether a source is a file or device by its name. A group is
 // never taken for one: its volumes have a slash in their names.
 func isFile(source string) bool {
@@ -216,8 +205,10 @@ func explainNoFS(source string, dev block.Device, err error) error {
 			"Name a volume of its group: cowl lvs --devices %s lists them.", source)
 	case partitioned:
 		return errs.WithHint(errs.E(errs.NotFound, "%s has partitions, and no file system of its own", source), "Name one of them: %s#1", source)
+	case what == "xfs":
+		return errs.E(errs.Unsupported, "%s holds xfs", source)
 	case what != "":
-		return errs.WithHint(errs.E(errs.Unsupported, "%s holds %s, and cowl reads ext2, ext3 and ext4 only", source, what),
+		return errs.WithHint(errs.E(errs.Unsupported, "%s holds %s, and cowl reads ext2, ext3, ext4 and XFS only", source, what),
 			"Mount it read-only, as root: mount -o ro (a volume of an active group is a file below the run directory).")
 	}
 	return err

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cowl/internal/archive"
 	"cowl/internal/format/ext4"
 	"cowl/internal/fsread"
 )
@@ -66,7 +67,7 @@ func (o *lsFlags) run(ctx context.Context, a *app, args []string) error {
 	var failed error
 	for _, arg := range args {
 		at := insideArg(arg)
-		err := a.withFS(ctx, at, o.access, func(fs *fsread.FS) error { return l.list(ctx, fs, at) })
+		err := a.withFiles(ctx, at, o.access, func(fl *files) error { return l.list(ctx, fl, at) })
 		if err != nil {
 			if ctx.Err() != nil {
 				return err
@@ -88,12 +89,22 @@ type lister struct {
 	a     *app
 	out   *bufio.Writer
 	lines int
-	fs    *fsread.FS
+	fs    details
+}
+
+// details are what a file system knows of a node beside what is in it.
+type details interface {
+	Readlink(*fsread.Node) (string, error)
+	Xattrs(*fsread.Node) ([]fsread.Xattr, error)
 }
 
 // list prints what a path leads to. What cannot be read is complained of, and
 // the rest printed.
-func (l *lister) list(ctx context.Context, fs *fsread.FS, at inside) error {
+func (l *lister) list(ctx context.Context, fl *files, at inside) error {
+	if fl.fs == nil {
+		return fl.withShown(at, !l.o.recursive, func(tree archive.Tree) error { return l.listShown(ctx, tree, at) })
+	}
+	fs := fl.fs
 	l.fs = fs
 	start, err := fs.Lookup(at.path, false)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"cowl/internal/block"
+	"cowl/internal/kernelfs"
 )
 
 // TestMain lets the scripts run the test binary as cowl, and lets cowl start
@@ -32,6 +33,10 @@ func TestMain(m *testing.M) {
 // TestScripts runs what people type. Every script has directories of its own,
 // so that nothing of this machine is read or changed.
 func TestScripts(t *testing.T) {
+	formats, err := filepath.Abs("../format")
+	if err != nil {
+		t.Fatal(err)
+	}
 	content := &lvContent{held: map[string]block.Device{}}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -43,6 +48,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("COWL_STATE_DIR", filepath.Join(e.WorkDir, "state"))
 			e.Setenv("XDG_STATE_HOME", filepath.Join(e.WorkDir, "state"))
 			e.Setenv("TZ", "UTC")
+			e.Setenv("FORMATS", formats)
 			// A socket's path is short, a script's directory may not be.
 			run, err := os.MkdirTemp("", "cowl")
 			if err != nil {
@@ -57,16 +63,25 @@ func TestScripts(t *testing.T) {
 			"firstbackup": firstBackup, "setmatch": setMatch, "biggest": biggest, "noise": makeNoise, "exitcode": exitCodeIs,
 		},
 		Condition: func(cond string) (bool, error) {
-			if cond == "fuse" {
-				f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
-				if err != nil {
-					return false, nil
-				}
-				return true, f.Close()
+			switch cond {
+			case "fuse":
+				return hasFuse(), nil
+			case "mounts": // what only the kernel reads
+				_, err := os.Stat("/dev/loop-control")
+				return hasFuse() && err == nil && kernelfs.Possible() == nil, nil
 			}
 			return false, strconv.ErrSyntax
 		},
 	})
+}
+
+func hasFuse() bool {
+	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	f.Close()
+	return true
 }
 
 // endDaemons ends what a script that failed has left behind.

@@ -8,14 +8,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path"
 
 	"github.com/spf13/cobra"
 	"github.com/vbauerster/mpb/v8/cwriter"
 
 	"cowl/internal/archive"
 	"cowl/internal/errs"
-	"cowl/internal/fsread"
 )
 
 // tarFlags are the options of cowl tar.
@@ -55,13 +53,8 @@ func (o *tarFlags) run(cmd *cobra.Command, a *app, at inside) error {
 		return usage(cmd, "An archive is not for a terminal: redirect it to a file or a pipe.")
 	}
 	ctx := cmd.Context()
-	return a.withFS(ctx, at, o.access, func(fs *fsread.FS) error {
-		n, err := fs.Lookup(at.path, false)
-		if err != nil {
-			return fmt.Errorf("%s:%w", at.source, err)
-		}
-		tree := archive.FileSystem{FS: fs, Start: n, Name: path.Base(at.path)}
-		return o.write(ctx, a, tree, at)
+	return a.withFiles(ctx, at, o.access, func(fl *files) error {
+		return fl.withTree(at, func(tree archive.Tree) error { return o.write(ctx, a, tree, at) })
 	})
 }
 

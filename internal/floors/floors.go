@@ -41,6 +41,8 @@ var Table = []Row{
 	{Path: "internal/cli/...", Holds: "one file a verb; reports; exit codes"},
 	{Path: "internal/daemon", Holds: "the process that owns a group, and its client"},
 	{Path: "internal/backup/...", Holds: "images, manifests, restore, over manager"},
+	{Path: "internal/kernelfs", Holds: "has the kernel read file systems, of any device", Documented: true,
+		Imports: []string{"internal/export/...", "internal/snap", "internal/archive", "internal/volume", "internal/block/...", "internal/errs"}},
 	{Path: "internal/export/...", Holds: "NBD and FUSE, over block devices only",
 		Imports: []string{"internal/block/...", "internal/errs"}},
 	{Path: "internal/manager", Holds: "groups and volumes by name, as verbs see them"},

@@ -94,7 +94,8 @@ func detach(path string, flags int) error {
 func detachWhenFree(ctx context.Context, path string) error {
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 250*time.Millisecond) {
 		err := detach(path, 0)
-		if err == nil || errors.Is(err, unix.EINVAL) { // EINVAL: somebody has unmounted it already
+		// EINVAL: somebody has unmounted it already; ENOENT: and removed the directory.
+		if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 			return nil
 		}
 		select {
