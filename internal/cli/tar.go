@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/spf13/cobra"
 	"github.com/vbauerster/mpb/v8/cwriter"
 
@@ -19,11 +20,12 @@ import (
 // tarFlags are the options of cowl tar.
 type tarFlags struct {
 	gzip, goOn bool
+	shrink     option[string] // "gzip", "zstd", or "" for none
 	access     accessFlags
 }
 
 func newTar(a *app) *cobra.Command {
-	var o tarFlags
+	o := tarFlags{shrink: option[string]{kind: "none|gzip|zstd", parse: oneOf(map[string]string{"none": "", "gzip": "gzip", "zstd": "zstd"})}}
 	cmd := &cobra.Command{
 		Use: "tar SOURCE[:/PATH] [OPTION]...", Short: "Archive files of a volume or image, without mounting it", GroupID: groupOwn,
 		Long: `Write a tar archive (POSIX pax) of a directory and all below it, or of one file, to
@@ -34,7 +36,7 @@ it begin with "./". Sockets are left out, with a note.
 What cannot be read ends it with an error, unless --ignore-failed-read is given.
 
 ` + insideHelp,
-		Example: `  cowl tar server1/rootsnapshot:/home | zstd > home.tar.zst
+		Example: `  cowl tar server1/rootsnapshot:/home --compress zstd > home.tar.zst
   cowl tar -z /backups/server1-root.20260102T030405Z.raw > root.tar.gz
   cowl tar server1/rootsnapshot:/etc | tar -x --numeric-owner --xattrs --xattrs-include='*' -pC /tmp/etc`,
 		Args: exactly(1),
@@ -42,7 +44,8 @@ What cannot be read ends it with an error, unless --ignore-failed-read is given.
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.BoolVarP(&o.gzip, "gzip", "z", false, "compress the archive")
+	flagOf(f, &o.shrink, "compress", "", "compress the archive, with a checksum of its content (none)")
+	f.BoolVarP(&o.gzip, "gzip", "z", false, "the same as --compress gzip")
 	f.BoolVar(&o.goOn, "ignore-failed-read", false, "go on past files that cannot be read; the exit code tells of them")
 	o.access.add(f)
 	return cmd
@@ -52,22 +55,44 @@ func (o *tarFlags) run(cmd *cobra.Command, a *app, at inside) error {
 	if f, ok := a.Stdout.(*os.File); ok && cwriter.IsTerminal(int(f.Fd())) {
 		return usage(cmd, "An archive is not for a terminal: redirect it to a file or a pipe.")
 	}
+	if o.gzip {
+		if o.shrink.given && o.shrink.value != "gzip" {
+			return usage(cmd, "--gzip and --compress do not go together.")
+		}
+		o.shrink.value = "gzip"
+	}
 	ctx := cmd.Context()
 	return a.withFiles(ctx, at, o.access, func(fl *files) error {
 		return fl.withTree(at, func(tree archive.Tree) error { return o.write(ctx, a, tree, at) })
 	})
 }
 
+// packer returns what compresses on the way to w. Closing it ends the
+// compressed stream, and does not close w.
+func packer(w io.Writer, how string) (io.WriteCloser, error) {
+	switch how {
+	case "gzip":
+		return gzip.NewWriter(w), nil
+	case "zstd":
+		return zstd.NewWriter(w)
+	}
+	return unpacked{w}, nil
+}
+
+// unpacked writes what it gets as it is.
+type unpacked struct{ io.Writer }
+
+func (unpacked) Close() error { return nil }
+
 // write writes the archive of a tree to standard output.
 func (o *tarFlags) write(ctx context.Context, a *app, tree archive.Tree, at inside) error {
 	// The archive's pieces are small, and each write is a system call.
 	buffered := bufio.NewWriterSize(a.Stdout, 1<<20)
-	var to io.Writer = buffered
-	finish := buffered.Flush
-	if o.gzip {
-		z := gzip.NewWriter(buffered)
-		to, finish = z, func() error { return errors.Join(z.Close(), buffered.Flush()) }
+	to, err := packer(buffered, o.shrink.value)
+	if err != nil {
+		return err
 	}
+	finish := func() error { return errors.Join(to.Close(), buffered.Flush()) }
 	opts := archive.Options{Note: func(text string) { a.warn("%s", text) }}
 	var failed error
 	if o.goOn {
