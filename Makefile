@@ -6,7 +6,7 @@ LDFLAGS  := -s -w -X cowl/internal/cli.buildVersion=$(VERSION)
 
 export CGO_ENABLED = 0
 
-.PHONY: build test long race lint demo bench bench-backup fuzz setup clean kopia
+.PHONY: build test long race lint demo bench bench-backup bench-look fuzz setup clean kopia
 
 build: ## the static binary ./cowl
 	go build -trimpath -ldflags '$(LDFLAGS)' -o cowl ./cmd/cowl
@@ -32,6 +32,9 @@ bench: ## cowl beside its peers, as ratios (BENCH=-full, BENCH=-quick; see docs/
 
 bench-backup: ## backups beside restic, borg, qemu-img and dd (Debian's packages restic, borgbackup)
 	go run ./bench -backup $(BENCH)
+
+bench-look: ## files in an image beside find and tar on a cold mount of it (as root)
+	go run ./bench -look $(BENCH)
 
 fuzz: ## every fuzz target for FUZZTIME each
 	FUZZTIME=$(FUZZTIME) scripts/fuzz

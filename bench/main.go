@@ -10,6 +10,7 @@
 //	go run ./bench -pauses              what requests notice of a snapshot's creation
 //	go run ./bench -merge               merges, beside merging one exception at a time
 //	go run ./bench -backup              backups, beside restic, borg, qemu-img and dd
+//	go run ./bench -look                files in an image, beside find and tar on a mount of it (root)
 package main
 
 import (
@@ -55,6 +56,7 @@ type bench struct {
 	pauses  bool     // measure snapshots' creation instead
 	merges  bool     // measure merges instead
 	backups bool     // measure backups instead
+	look    bool     // measure looking into images instead
 	results results
 }
 
@@ -83,6 +85,7 @@ func run(ctx context.Context) error {
 	flag.BoolVar(&b.pauses, "pauses", false, "measure how long I/O pauses while snapshots are created, and nothing else")
 	flag.BoolVar(&b.merges, "merge", false, "measure merges beside merging one exception at a time, and nothing else")
 	flag.BoolVar(&b.backups, "backup", false, "measure backups beside restic, borg, qemu-img and dd, and nothing else; 2 GiB unless -size says otherwise")
+	flag.BoolVar(&b.look, "look", false, "measure listing and archiving files in an image, beside find and tar on a mount of it, and nothing else; as root")
 	flag.BoolVar(&b.counted, "counts", true, "count cowl's device operations, if strace is installed")
 	flag.Parse()
 
@@ -107,7 +110,7 @@ func run(ctx context.Context) error {
 	if *jobs != "" {
 		b.jobs = strings.Split(*jobs, ",")
 	}
-	if _, err := exec.LookPath("fio"); err != nil && !b.merges && !b.backups {
+	if _, err := exec.LookPath("fio"); err != nil && !b.merges && !b.backups && !b.look {
 		return fmt.Errorf("fio is needed: %w", err)
 	}
 	var err error
@@ -163,6 +166,9 @@ func (b *bench) measure() error {
 	}
 	if b.backups {
 		return b.measureBackups()
+	}
+	if b.look {
+		return b.measureLooking()
 	}
 	for round := range b.rounds {
 		servers := b.available()

@@ -23,6 +23,7 @@ type results struct {
 	Merges                []merges
 	Backups               []backups
 	Sparse                *sparseRun
+	Looking               []looking
 }
 
 // samples are one server's rounds of one job, in order.
@@ -71,6 +72,7 @@ func (r *results) print(to io.Writer) {
 	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
 	r.printMerges(to)
 	r.printBackups(to)
+	r.printLooking(to)
 	if r.printPauses(to); len(r.Measured) == 0 {
 		return
 	}
