@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	kopia "github.com/kopia/kopia/repo"
@@ -70,8 +71,15 @@ func (r *Repo) maintain(ctx context.Context, safety maintenance.SafetyParameters
 	if err := r.checkManifests(ctx); err != nil {
 		return err
 	}
+	dir, remove, err := passing()
+	if err != nil {
+		return err
+	}
+	defer remove()
 	err = r.write(ctx, "maintenance", func(ctx context.Context, w kopia.DirectRepositoryWriter) error {
+		w = configured{w, filepath.Join(dir, "config.json")}
 		return maintenance.RunExclusive(ctx, w, maintenance.ModeFull, true, func(ctx context.Context, p maintenance.RunParameters) error {
+			remove() // kopia's lock has served: it is held, and ours is what others heed
 			if err := snapshotgc.Run(ctx, w, true, safety, p.MaintenanceStartTime); err != nil {
 				return err
 			}
@@ -92,6 +100,17 @@ func (r *Repo) maintain(ctx context.Context, safety maintenance.SafetyParameters
 	_, m.After, err = r.Size(ctx)
 	return err
 }
+
+// configured is a repository whose configuration is said to be elsewhere.
+// Beside it kopia's maintenance puts a lock against itself, and does nothing
+// where another has that.
+type configured struct {
+	kopia.DirectRepositoryWriter
+	file string
+}
+
+// ConfigFilename implements kopia.DirectRepository.
+func (c configured) ConfigFilename() string { return c.file }
 
 // dropUnused forgets contents that were just marked as unused. kopia's own run
 // does it after it has moved them, among others, out of packs that are not

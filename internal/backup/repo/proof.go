@@ -35,6 +35,7 @@ type proof struct {
 	name     string
 	confirms bool
 	sums     *ledger
+	taken    func() // called when kopia's library has come for it
 
 	written atomic.Int64 // bytes of all blobs that were put
 	read    atomic.Int64

@@ -37,7 +37,6 @@ type Repo struct {
 	rep   kopia.DirectRepository
 	store *proof
 	live  string // the key of the store among those that are open
-	dir   string // temporary, of kopia's configuration
 }
 
 // Options is how a repository is opened.
@@ -130,7 +129,7 @@ func Open(ctx context.Context, s Store, password string, o Options) (*Repo, erro
 	}
 	r.live = lives.add(p)
 	if err := r.connect(ctx, password, cache, o); err != nil {
-		r.release()
+		lives.drop(r.live)
 		return nil, err
 	}
 	return r, nil
@@ -188,10 +187,13 @@ func (r *Repo) connect(ctx context.Context, password string, cache *content.Cach
 	if err != nil {
 		return err
 	}
-	if r.dir, err = os.MkdirTemp("", "cowl-repo-"); err != nil {
+	dir, remove, err := passing()
+	if err != nil {
 		return err
 	}
-	name := filepath.Join(r.dir, "config.json")
+	defer remove()
+	r.store.taken = remove // kopia comes for the store as soon as it has read the file
+	name := filepath.Join(dir, "config.json")
 	if err := os.WriteFile(name, text, 0o600); err != nil {
 		return err
 	}
@@ -223,17 +225,17 @@ func userName() string {
 	return strconv.Itoa(os.Getuid())
 }
 
-// release gives up what Open took.
-func (r *Repo) release() {
-	lives.drop(r.live)
-	if r.dir != "" {
-		os.RemoveAll(r.dir)
-	}
+// passing makes a directory for a file that kopia's library wants to have, and
+// returns what removes it, which is done as early as can be: a process that is
+// killed leaves what it has there at that moment. remove may be called again.
+func passing() (dir string, remove func(), err error) {
+	dir, err = os.MkdirTemp("", "cowl-repo-")
+	return dir, func() { os.RemoveAll(dir) }, err
 }
 
 // Close ends the use of the repository, and closes the store.
 func (r *Repo) Close(ctx context.Context) error {
-	defer r.release()
+	defer lives.drop(r.live)
 	return explain(ctx, r.rep.Close(ctx))
 }
 
@@ -290,6 +292,9 @@ func init() { // kopia knows types of storage by registration only
 		p, ok := lives.stores.Load(o.Key)
 		if !ok {
 			return nil, errs.E(errs.NotFound, "no store %q is open in this process", o.Key)
+		}
+		if taken := p.(*proof).taken; taken != nil {
+			taken()
 		}
 		return p.(*proof), nil
 	})
