@@ -1,12 +1,14 @@
 package repo
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"strconv"
 
 	kopia "github.com/kopia/kopia/repo"
-	"github.com/kopia/kopia/repo/content"
 	"github.com/kopia/kopia/repo/object"
 
 	"cowl/internal/errs"
@@ -42,7 +44,7 @@ func newIndexWriter(ctx context.Context, rep kopia.RepositoryWriter) *indexWrite
 		w: rep.NewObjectWriter(ctx, object.WriterOptions{
 			Prefix: "x", Splitter: indexSplitter, Compressor: indexCompressor, MetadataCompressor: indexCompressor,
 		}),
-		buf: []byte(`{"stream":"kopia:indirect","entries":[`), none: true,
+		buf: []byte(indexHead), none: true,
 	}
 }
 
@@ -78,7 +80,7 @@ func (x *indexWriter) flush() error {
 
 // result returns the ID of the object that the index describes.
 func (x *indexWriter) result() (object.ID, error) {
-	x.buf = append(x.buf, "]}\n"...)
+	x.buf = append(x.buf, indexTail...)
 	if err := x.flush(); err != nil {
 		return object.EmptyID, err
 	}
@@ -98,7 +100,7 @@ func (r *Repo) loadIndex(ctx context.Context, id object.ID, unit, size int64) ([
 	if !ok {
 		return nil, errs.E(errs.Corrupt, "object %s has no index", id)
 	}
-	entries, err := object.LoadIndexObject(ctx, contents{r.rep.ContentReader()}, inner)
+	entries, err := r.readIndex(ctx, inner, ceil(size, unit))
 	if err != nil {
 		return nil, r.damage(ctx, fmt.Errorf("index %s: %w", id, err))
 	}
@@ -116,6 +118,104 @@ func (r *Repo) loadIndex(ctx context.Context, id object.ID, unit, size int64) ([
 	return ids, nil
 }
 
+// maxEntry is more than any entry of an index takes.
+const maxEntry = 256
+
+// readIndex reads the entries of an index, of which n are expected.
+func (r *Repo) readIndex(ctx context.Context, inner object.ID, n int64) ([]object.IndirectObjectEntry, error) {
+	o, err := r.rep.OpenObject(ctx, inner)
+	if err != nil {
+		return nil, err
+	}
+	defer o.Close()
+	if o.Length() > (n+1)*maxEntry {
+		return nil, errs.E(errs.Corrupt, "%d bytes are too many for %d entries", o.Length(), n)
+	}
+	text := make([]byte, o.Length())
+	if _, err := io.ReadFull(o, text); err != nil {
+		return nil, err
+	}
+	return parseIndex(text, n)
+}
+
+// parseIndex reads an index, of which n entries are expected. encoding/json
+// takes most of the time of an increment for it, so text that is as
+// indexWriter writes it is read here; all other goes to encoding/json, which says
+// what is wrong with it.
+func parseIndex(text []byte, n int64) ([]object.IndirectObjectEntry, error) {
+	entries := make([]object.IndirectObjectEntry, 0, min(n, int64(len(text)/minEntry)))
+	rest, ok := bytes.CutPrefix(text, []byte(indexHead))
+	for ok {
+		var e object.IndirectObjectEntry
+		if rest, ok = parseEntry(rest, &e); !ok {
+			break
+		}
+		entries = append(entries, e)
+		if string(rest) == indexTail {
+			return entries, nil
+		}
+		rest, ok = bytes.CutPrefix(rest, []byte(","))
+	}
+	var other struct {
+		Stream  string                       `json:"stream"`
+		Entries []object.IndirectObjectEntry `json:"entries"`
+	}
+	if err := json.Unmarshal(text, &other); err != nil {
+		return nil, err
+	}
+	return other.Entries, nil
+}
+
+// What indexes begin and end with, and the least that an entry takes.
+const (
+	indexHead = `{"stream":"kopia:indirect","entries":[`
+	indexTail = "]}\n"
+	minEntry  = len(`{"l":1,"o":""}`)
+)
+
+// parseEntry reads an entry, and returns what is behind it.
+func parseEntry(b []byte, e *object.IndirectObjectEntry) (rest []byte, ok bool) {
+	if b, ok = bytes.CutPrefix(b, []byte("{")); !ok {
+		return nil, false
+	}
+	if b, ok = bytes.CutPrefix(b, []byte(`"s":`)); ok {
+		if e.Start, b, ok = parseNumber(b); !ok {
+			return nil, false
+		}
+	}
+	if b, ok = bytes.CutPrefix(b, []byte(`"l":`)); !ok {
+		return nil, false
+	}
+	if e.Length, b, ok = parseNumber(b); !ok {
+		return nil, false
+	}
+	if b, ok = bytes.CutPrefix(b, []byte(`"o":"`)); !ok {
+		return nil, false
+	}
+	id, rest, ok := bytes.Cut(b, []byte(`"}`))
+	if !ok {
+		return nil, false
+	}
+	var err error
+	e.Object, err = object.ParseID(string(id))
+	return rest, err == nil
+}
+
+// maxDigits is of numbers that fit into an int64 whatever they are.
+const maxDigits = 18
+
+// parseNumber reads a number without leading zeroes, and the comma behind it.
+func parseNumber(b []byte) (n int64, rest []byte, ok bool) {
+	i := 0
+	for ; i < len(b) && i < maxDigits && '0' <= b[i] && b[i] <= '9'; i++ {
+		n = 10*n + int64(b[i]-'0')
+	}
+	if i == 0 || i == len(b) || b[i] != ',' || b[0] == '0' {
+		return 0, nil, false
+	}
+	return n, b[i+1:], true
+}
+
 // damage classifies an error of reading what is stored: the store's own
 // errors, and that the reading was cancelled, are what they are; anything else
 // means that what is there is not what was written.
@@ -129,9 +229,3 @@ func (r *Repo) damage(ctx context.Context, err error) error {
 	}
 	return errs.E(errs.Corrupt, "%w", err)
 }
-
-// contents are what indexes are read from.
-type contents struct{ content.Reader }
-
-// PrefetchContents fetches nothing ahead: an index is one or a few contents.
-func (contents) PrefetchContents(context.Context, []content.ID, string) []content.ID { return nil }

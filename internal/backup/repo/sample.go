@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"math/rand/v2"
+	"runtime"
+	"sync"
+	"sync/atomic"
 
 	"cowl/internal/block"
 	"cowl/internal/errs"
@@ -17,28 +20,54 @@ import (
 // what changes with every mount; the others are random, as far as possible of
 // groups that are not known to hold only zeroes.
 func (m *Image) Sample(ctx context.Context, dev block.Device, changed *Set, n int) (compared int, err error) {
-	for _, s := range m.sampled(min(m.layout.Segments(), changed.n), changed, n) {
-		if ctx.Err() != nil {
-			return compared, context.Cause(ctx)
-		}
-		want, err := m.read(ctx, s)
-		if err != nil {
-			return compared, err
-		}
-		off := s * m.layout.Segment
-		if dev.Size()-off < int64(len(want)) {
-			continue // the image's last, which the device has otherwise
-		}
-		got := make([]byte, len(want))
-		if _, err := dev.ReadAt(got, off); err != nil {
-			return compared, err
-		}
-		if !bytes.Equal(got, want) {
-			return compared, errs.E(errs.Conflict, "bytes %d to %d are said not to have changed, and have", off, off+int64(len(want))-1)
-		}
-		compared++
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	list := m.sampled(min(m.layout.Segments(), changed.n), changed, n)
+	var (
+		next, done atomic.Int64
+		wg         sync.WaitGroup
+	)
+	for range min(runtime.GOMAXPROCS(0), len(list), 16) {
+		wg.Go(func() {
+			got := make([]byte, m.layout.Segment)
+			for i := next.Add(1) - 1; int(i) < len(list) && ctx.Err() == nil; i = next.Add(1) - 1 {
+				switch same, err := m.compare(ctx, dev, list[i], got); {
+				case err != nil:
+					cancel(err)
+				case same:
+					done.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	compared = int(done.Load())
+	if ctx.Err() != nil {
+		return compared, context.Cause(ctx)
 	}
 	return compared, nil
+}
+
+// compare compares a segment of the image with the device's, for which there
+// is a buffer. It is false of one that the device has otherwise: the image's
+// last, where the device has shrunk.
+func (m *Image) compare(ctx context.Context, dev block.Device, s int64, got []byte) (bool, error) {
+	want, err := m.read(ctx, s)
+	if err != nil {
+		return false, err
+	}
+	off := s * m.layout.Segment
+	if dev.Size()-off < int64(len(want)) {
+		return false, nil
+	}
+	got = got[:len(want)]
+	if _, err := dev.ReadAt(got, off); err != nil {
+		return false, err
+	}
+	if !bytes.Equal(got, want) {
+		return false, errs.E(errs.Conflict, "bytes %d to %d are said not to have changed, and have", off, off+int64(len(want))-1)
+	}
+	return true, nil
 }
 
 // sampledOfGroup is how many segments of a group are sampled, on average.

@@ -159,13 +159,47 @@ func (s *saver) planAll() error {
 	return nil
 }
 
-// prepareZeroes stores what holes refer to.
+// prepareZeroes stores what holes refer to, unless the base's is still there.
 func (s *saver) prepareZeroes(ctx context.Context) (err error) {
 	if s.zero.Segment, err = s.put(ctx, make([]byte, s.layout.Segment)); err != nil {
 		return err
 	}
+	if b := s.src.Base; b != nil && b.zero.Segment == s.zero.Segment && b.layout.Group == s.layout.Group && s.present(ctx, b.zero.Group) {
+		s.zero.Group = b.zero.Group
+		return nil
+	}
 	s.zero.Group, err = s.zeroGroup(ctx, s.layout.Group)
 	return err
+}
+
+// present tells whether a group of zeroes is stored as a whole. Its base need
+// not refer to it, only name it: then maintenance may have freed it.
+func (s *saver) present(ctx context.Context, group object.ID) bool {
+	inner, ok := group.IndexObjectID()
+	if !ok || !s.has(ctx, inner) {
+		return false
+	}
+	entries, err := s.r.readIndex(ctx, inner, s.layout.Group/min(zeroPiece, s.layout.Group))
+	if err != nil {
+		return false
+	}
+	for _, e := range entries {
+		if !s.has(ctx, e.Object) {
+			return false
+		}
+	}
+	return len(entries) > 0
+}
+
+// has tells whether an object that is one content is stored, and not marked as
+// unused.
+func (s *saver) has(ctx context.Context, id object.ID) bool {
+	c, _, ok := id.ContentID()
+	if !ok {
+		return false
+	}
+	info, err := s.r.rep.ContentInfo(ctx, c)
+	return err == nil && !info.Deleted
 }
 
 // zeroGroup stores a group of so many zero bytes. Its pieces are larger than
