@@ -51,8 +51,8 @@ Several volumes, or all of a group, are backed up as they were at one instant,
 also if they are of several groups: their snapshots are taken together. Each has a backup of its own in the
 target, and all of these one instant's ID. If one fails, the others are kept.
 
-The target is a directory of plain files, or a repository (repo:DIR, see cowl
-repo), which keeps images deduplicated, compressed and encrypted.
+The target is a directory of plain files, or a repository (as cowl repo names them),
+which keeps images deduplicated, compressed and encrypted.
 
 In a directory there are then
   VG-LV.TIME.raw          the image (.tar, .qcow2); it has this name only once it is verified

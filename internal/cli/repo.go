@@ -15,11 +15,19 @@ func newRepo(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "repo COMMAND REPOSITORY", Short: "Make, look at and look after a repository of backups", GroupID: groupOwn,
 		Long: `A repository keeps backups deduplicated, compressed and encrypted. It is one of
-kopia's: the stock kopia lists, verifies and restores what is in it. Its name
-is repo: and a directory. Without the password nobody can read it.
+kopia's: the stock kopia lists, verifies and restores what is in it. Without the
+password nobody can read it. Its name is one of
+
+  repo:DIR                       a directory
+  sftp:[USER@]HOST:DIR           one on another host, through ssh, whose
+  sftp://[USER@]HOST[:PORT]/DIR  configuration and keys count ($COWL_SSH_COMMAND)
+  s3:HOST/BUCKET[/PREFIX]        a bucket; s3:http://HOST:9000/BUCKET without TLS.
+                                 $AWS_ACCESS_KEY_ID and $AWS_SECRET_ACCESS_KEY, or
+                                 a profile of ~/.aws/credentials, open it
 
 ` + passwordHelp,
 		Example: `  cowl repo init repo:/backups/cowl
+  cowl repo init sftp:backup@nas:/srv/cowl
   cowl backup server1/root --to repo:/backups/cowl
   cowl repo status repo:/backups/cowl`,
 		Args: cobra.ArbitraryArgs,
@@ -48,7 +56,7 @@ func repoArg(cmd *cobra.Command, arg string) (targets.Target, error) {
 	case backup != "":
 		return t, usage(cmd, "%s is a backup: name the repository alone.", arg)
 	case !t.IsRepository():
-		return t, usageError(cmd, errs.WithHint(errs.E(errs.Usage, "%s is not a repository.", arg), "A repository in a directory is named repo:DIR."))
+		return t, usageError(cmd, errs.WithHint(errs.E(errs.Usage, "%s is not a repository.", arg), targets.Names))
 	}
 	return t, nil
 }
@@ -83,7 +91,7 @@ that was made by chance.
 			if err != nil {
 				return err
 			}
-			st, err := t.Open(cmd.Context(), true)
+			st, err := t.Open(cmd.Context(), a.Getenv, true)
 			if err != nil {
 				return err
 			}

@@ -112,13 +112,13 @@ func (a *app) askPassword(t targets.Target, again bool) (string, error) {
 // withRepo runs f with a repository that is open, and closes it. reading says
 // that images are to be read.
 func (a *app) withRepo(ctx context.Context, t targets.Target, o accessFlags, reading bool, f func(*repo.Repo) error) error {
-	st, err := t.Open(ctx, false)
+	st, err := t.Open(ctx, a.Getenv, false)
 	if err != nil {
 		return err
 	}
 	password, err := a.password(ctx, t, o, false)
 	if err != nil {
-		return err
+		return errors.Join(err, st.Close(context.WithoutCancel(ctx)))
 	}
 	r, err := repo.Open(ctx, st, password, repo.Options{CacheDir: a.repoCache(t), Reading: reading})
 	if err != nil {

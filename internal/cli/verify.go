@@ -154,10 +154,11 @@ func (o *verifyFlags) repository(ctx context.Context, a *app, t targets.Target, 
 		return err
 	}
 	// What cannot be opened can still be read.
-	st, openErr := t.Open(ctx, false)
+	st, openErr := t.Open(ctx, a.Getenv, false)
 	if openErr != nil {
 		return err
 	}
+	defer st.Close(context.WithoutCancel(ctx))
 	p := a.newProgress()
 	v, storeErr := repo.VerifyStore(ctx, st, repo.VerifyOptions{Progress: p.absolute(backup.Verifying)})
 	p.end()

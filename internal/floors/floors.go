@@ -40,6 +40,7 @@ var Table = []Row{
 	{Path: "cmd/cowl", Holds: "builds the environment, calls cli, exits with its code", Imports: []string{"internal/cli"}},
 	{Path: "internal/cli/...", Holds: "one file a verb; reports; exit codes"},
 	{Path: "internal/daemon", Holds: "the process that owns a group, and its client"},
+	{Path: "internal/backup/repo/storetest", Holds: "what every place for a repository's blobs must do", Test: true},
 	{Path: "internal/backup/...", Holds: "images, manifests, restore, over manager"},
 	{Path: "internal/kernelfs", Holds: "has the kernel read file systems, of any device", Documented: true,
 		Imports: []string{"internal/export/...", "internal/snap", "internal/archive", "internal/volume", "internal/block/...", "internal/errs"}},

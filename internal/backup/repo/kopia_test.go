@@ -11,35 +11,10 @@ import (
 	"cowl/internal/judge"
 )
 
-// kopiaVersion is the release of kopia that go.mod and tools/go.mod name.
-const kopiaVersion = "v0.23.1"
-
-// stockKopia returns the stock kopia, built from the module that tools/go.mod
-// pins and kept in the user's cache. Building takes minutes, so it is done
-// where judges are required and by `make kopia`.
-func stockKopia(t *testing.T) string {
-	t.Helper()
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		judge.Absent(t, "no directory for caches: %v", err)
-	}
-	path := filepath.Join(cache, "cowl", "kopia-"+kopiaVersion)
-	if _, err := os.Stat(path); err == nil {
-		return path
-	}
-	if !judge.Required() {
-		judge.Absent(t, "no stock kopia (make kopia builds it)")
-	}
-	if out, err := exec.Command("make", "-C", "../../..", "kopia").CombinedOutput(); err != nil {
-		judge.Absent(t, "building the stock kopia: %v\n%s", err, out)
-	}
-	return path
-}
-
 // The stock kopia opens the repository, verifies it, lists the backups and
 // restores the images, without cowl.
 func TestStockKopia(t *testing.T) {
-	kopia := stockKopia(t)
+	kopia := judge.Kopia(t)
 	dir, home := t.TempDir(), t.TempDir()
 	r := made(t, dir)
 	dev := volume(t, 40*mib+64<<10)

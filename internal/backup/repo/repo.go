@@ -70,30 +70,38 @@ const (
 var kopiaKDF = map[KDF]string{"": format.DefaultKeyDerivationAlgorithm, Scrypt: "scrypt-65536-8-1", PBKDF2: "pbkdf2-sha256-600000"}
 
 // Init makes a repository in a store that holds none. Without the password
-// nobody can read it, cowl included.
+// nobody can read it, cowl included. The store is closed in any case.
 func Init(ctx context.Context, s Store, password string, o Options) error {
-	if password == "" {
-		return errs.E(errs.Usage, "a repository needs a password")
-	}
 	p := newProof(s)
-	err := kopia.Initialize(ctx, p, &kopia.NewRepositoryOptions{
-		BlockFormat:                       format.ContentFormat{Hash: hashAlgorithm, Encryption: cipher},
-		FormatBlockKeyDerivationAlgorithm: kopiaKDF[o.KDF],
-	}, password)
-	switch {
-	case errors.Is(err, kopia.ErrAlreadyInitialized):
-		return errs.E(errs.Exists, "%s holds a repository already", s.name())
-	case err != nil:
-		return fmt.Errorf("make a repository: %w", explain(ctx, err))
-	}
-	if err := (&Repo{store: p}).flushSums(ctx); err != nil {
-		return err
+	if err := initialize(ctx, p, password, o); err != nil {
+		return errors.Join(err, closeStore(ctx, s))
 	}
 	r, err := Open(ctx, s, password, o)
 	if err != nil {
 		return err
 	}
 	return errors.Join(r.claimMaintenance(ctx), r.Close(ctx))
+}
+
+// closeStore closes a store that came to nothing.
+func closeStore(ctx context.Context, s Store) error { return s.Close(context.WithoutCancel(ctx)) }
+
+// initialize writes what makes a store a repository.
+func initialize(ctx context.Context, p *proof, password string, o Options) error {
+	if password == "" {
+		return errs.E(errs.Usage, "a repository needs a password")
+	}
+	err := kopia.Initialize(ctx, p, &kopia.NewRepositoryOptions{
+		BlockFormat:                       format.ContentFormat{Hash: hashAlgorithm, Encryption: cipher},
+		FormatBlockKeyDerivationAlgorithm: kopiaKDF[o.KDF],
+	}, password)
+	switch {
+	case errors.Is(err, kopia.ErrAlreadyInitialized):
+		return errs.E(errs.Exists, "%s holds a repository already", p.name)
+	case err != nil:
+		return fmt.Errorf("make a repository: %w", explain(ctx, err))
+	}
+	return (&Repo{store: p}).flushSums(ctx)
 }
 
 // claimMaintenance says who runs maintenance, without which the stock kopia
@@ -106,10 +114,19 @@ func (r *Repo) claimMaintenance(ctx context.Context) error {
 	})
 }
 
-// Open opens a repository. The error is of kind errs.NotFound if there is
+// Open opens a repository. The store is closed with it, or at once if it cannot
+// be opened. The error is of kind errs.NotFound if there is
 // none in the store, of errs.Denied if the password is not its, and of
 // errs.Corrupt if what is there cannot be read.
 func Open(ctx context.Context, s Store, password string, o Options) (*Repo, error) {
+	r, err := open(ctx, s, password, o)
+	if err != nil {
+		return nil, errors.Join(err, closeStore(ctx, s))
+	}
+	return r, nil
+}
+
+func open(ctx context.Context, s Store, password string, o Options) (*Repo, error) {
 	p := newProof(s)
 	if _, err := p.GetMetadata(ctx, format.KopiaRepositoryBlobID); err != nil {
 		if l, ok := s.Storage.(layoutChecker); ok && isMissing(err) {

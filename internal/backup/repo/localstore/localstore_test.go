@@ -1,7 +1,6 @@
 package localstore
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -14,27 +13,15 @@ import (
 	"github.com/kopia/kopia/repo/blob"
 	"github.com/kopia/kopia/repo/blob/filesystem"
 
+	"cowl/internal/backup/repo/storetest"
 	"cowl/internal/errs"
 )
 
-// text is a blob.Bytes.
-type text string
-
-func (s text) WriteTo(w io.Writer) (int64, error) {
-	n, err := io.WriteString(w, string(s))
-	return int64(n), err
-}
-func (s text) Length() int               { return len(s) }
-func (s text) Reader() io.ReadSeekCloser { return closer{strings.NewReader(string(s))} }
-
-type closer struct{ io.ReadSeeker }
-
-func (closer) Close() error { return nil }
-
-// out is a blob.OutputBuffer.
-type out struct{ bytes.Buffer }
-
-func (o *out) Length() int { return o.Len() }
+// What the tests of all stores use.
+type (
+	text = storetest.Text
+	out  = storetest.Out
+)
 
 var ctx = context.Background()
 
@@ -48,47 +35,11 @@ func made(t *testing.T) (blob.Storage, string) {
 	return s, dir
 }
 
-// long names are spread over directories, short ones are not.
-var names = []blob.ID{"kopia.repository", "p0123456789abcdef0123456789abcdef-s01", "q0123456789abcdef0123456789abcdef-s01", "cowl.lock-abcdefghijklmnop"}
+var names = storetest.Names
 
 func TestBlobs(t *testing.T) {
 	s, _ := made(t)
-	for _, id := range names {
-		for _, content := range []string{"first", "and again, longer"} {
-			if err := s.PutBlob(ctx, id, text(content), blob.PutOptions{}); err != nil {
-				t.Fatal(err)
-			}
-			var o out
-			if err := s.GetBlob(ctx, id, 0, -1, &o); err != nil || o.String() != content {
-				t.Errorf("%s: %q, %v", id, o.String(), err)
-			}
-		}
-		var o out
-		if err := s.GetBlob(ctx, id, 4, 5, &o); err != nil || o.String() != "again" {
-			t.Errorf("%s: a part: %q, %v", id, o.String(), err)
-		}
-		if err := s.GetBlob(ctx, id, 10, 100, &o); !errors.Is(err, blob.ErrInvalidRange) {
-			t.Errorf("%s: too long a part: %v", id, err)
-		}
-		if m, err := s.GetMetadata(ctx, id); err != nil || m.Length != 17 || m.BlobID != id {
-			t.Errorf("%s: %+v, %v", id, m, err)
-		}
-	}
-	all, err := blob.ListAllBlobs(ctx, s, "")
-	if err != nil || len(all) != len(names) {
-		t.Errorf("%+v, %v", all, err)
-	}
-	for _, id := range names {
-		for range 2 { // also when it is gone
-			if err := s.DeleteBlob(ctx, id); err != nil {
-				t.Error(err)
-			}
-		}
-		var o out
-		if err := s.GetBlob(ctx, id, 0, -1, &o); !errors.Is(err, blob.ErrBlobNotFound) {
-			t.Error(err)
-		}
-	}
+	storetest.Run(t, s)
 }
 
 // kopia's own driver and ours find each other's blobs.
