@@ -61,9 +61,9 @@ func newHistory(s stage) *history {
 func (h *history) enter(w *crash.World, m *machine) {
 	h.world, h.m = w, m
 	w.Watch(h.look)
-	w.CutAt(1 + m.rng.Int64N(300))
+	w.CutAt(w.Ops() + 1 + m.rng.Int64N(300))
 	if h.faults {
-		w.FailAt(1+m.rng.Int64N(200), errInjected)
+		w.FailAt(w.Ops()+1+m.rng.Int64N(200), errInjected)
 	}
 }
 
@@ -104,7 +104,11 @@ func (h *history) play() error {
 	for range h.steps {
 		err := h.m.step()
 		if h.world.Down() {
-			err = h.powerFailed()
+			if h.m.rng.IntN(3) == 0 {
+				err = h.killed()
+			} else {
+				err = h.powerFailed()
+			}
 		}
 		if errors.Is(err, errInjected) {
 			err = h.m.failed()
@@ -128,6 +132,28 @@ func (h *history) powerFailed() error {
 		m.log = append(m.log, "POWER CUT")
 		h.enter(disks[0].World(), m)
 		if err := m.recovered(); !h.world.Down() {
+			return err
+		}
+	}
+}
+
+// killed goes on as the next process does when only the last one has ended:
+// with what the disks have in their caches, which a later power cut can take. It
+// may be killed while it boots.
+func (h *history) killed() error {
+	for {
+		h.world.Revive()
+		m := h.m.clone(h.world.Disks(), h.m.rng)
+		m.log = append(m.log, "KILLED")
+		h.enter(h.world, m)
+		err := m.boot()
+		if errors.Is(err, errInjected) { // which fails once
+			err = m.boot()
+		}
+		if err == nil {
+			err = m.failed()
+		}
+		if !h.world.Down() {
 			return err
 		}
 	}

@@ -31,6 +31,10 @@
 // the power went. If it is a flush, nothing more became durable through it.
 // Calls that are out of range or of no bytes are not operations.
 //
+// The death of a process is a power cut that [World.Revive] undoes: nothing is
+// lost but what the process had in its memory, and what it had written and not
+// flushed can still be lost later.
+//
 // An injected error, [World.FailAt]: that one operation fails and the world
 // goes on. A write has then reached its odd sectors and not its even ones; a
 // flush has made nothing durable, and the next one may.

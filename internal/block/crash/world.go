@@ -94,6 +94,14 @@ func (w *World) Down() bool {
 	return w.down
 }
 
+// Revive undoes a power cut: it was a process that died at that operation, and
+// not the machine. The disks go on with what is in their caches.
+func (w *World) Revive() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.down, w.cut = false, 0
+}
+
 // FailAt makes operation n, counted from 1 over the world's whole life, fail
 // with err. A test asks Fired afterwards.
 func (w *World) FailAt(n int64, err error) {
