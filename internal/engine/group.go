@@ -101,6 +101,9 @@ func Open(store *metastore.Store, devs map[volume.UUID]block.Device, o Options) 
 	if err := volume.Validate(model); err != nil {
 		return nil, fmt.Errorf("volume group %s: %w", model.Name, err)
 	}
+	if err := settle(model.Name, devs); err != nil {
+		return nil, err
+	}
 	life, end := context.WithCancel(context.Background())
 	g := &Group{
 		name: model.Name, store: store, opts: o, model: model,
@@ -113,6 +116,21 @@ func Open(store *metastore.Store, devs map[volume.UUID]block.Device, o Options) 
 	}
 	g.watch.remember(o.Known)
 	return g, nil
+}
+
+// settle makes the metadata that was read durable: whoever wrote it may have been
+// killed before, and a power cut could bring back a snapshot that was removed,
+// and that knows nothing of what was written since.
+func settle(group string, devs map[volume.UUID]block.Device) error {
+	for id, dev := range devs {
+		if dev.Caps().ReadOnly {
+			continue
+		}
+		if err := dev.Flush(); err != nil {
+			return fmt.Errorf("flush physical volume %s of volume group %s: %w", id, group, err)
+		}
+	}
+	return nil
 }
 
 // lock takes the right to change the group.

@@ -200,7 +200,11 @@ func (o *Origin) begin(c change) (n int64, err error) {
 		return o.beginBase(c)
 	}
 	both, end := m.onBoth(c.off, c.end())
-	if c = c.part(c.off, end); both {
+	c = c.part(c.off, end)
+	if both && c.op == opDiscard {
+		return c.length, nil // it may do something else on either
+	}
+	if both {
 		m.twice.Lock()
 		defer m.twice.Unlock()
 	}

@@ -147,7 +147,7 @@ func (h *history) killed() error {
 		m.log = append(m.log, "KILLED")
 		h.enter(h.world, m)
 		err := m.boot()
-		if errors.Is(err, errInjected) { // which fails once
+		for errors.Is(err, errInjected) { // which fails once, or twice: some was left
 			err = m.boot()
 		}
 		if err == nil {
