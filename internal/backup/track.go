@@ -45,11 +45,9 @@ const (
 	sampledSegments = 32
 
 	// A tracking snapshot lives until the next backup, so it begins small, with
-	// room for a tenth of the volume, and grows by these of LVM2's measures.
-	trackedPart   = 10 // percent
-	trackedLeast  = 16 << 20
-	growThreshold = "cowl.autoextend_threshold=70"
-	growPercent   = "cowl.autoextend_percent=20"
+	// room for a tenth of the volume, and grows as the configuration says.
+	trackedPart  = 10 // percent
+	trackedLeast = 16 << 20
 )
 
 // base is the earlier backup that the next one is made from.
@@ -78,7 +76,7 @@ func tracking(vg *volume.Group, lv *volume.LV, repository string) (names []strin
 // harms the volume: when there is no room left for it, it is lost, and the next
 // backup reads everything.
 func trackedTags() []string {
-	return []string{growThreshold, growPercent, volume.OnFullTag(volume.OnFullInvalidate)}
+	return []string{volume.OnFullTag(volume.OnFullInvalidate)}
 }
 
 // trackedSize is how large a tracking snapshot of a volume is at first, one of

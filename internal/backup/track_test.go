@@ -418,3 +418,14 @@ func TestDamagedBase(t *testing.T) {
 		t.Errorf("%+v", report)
 	}
 }
+
+// How fast a tracking snapshot grows is what the configuration says; that it
+// never holds up writes is not.
+func TestTrackingSnapshotGrowsAsConfigured(t *testing.T) {
+	lv := &volume.LV{Tags: trackedTags()}
+	configured := volume.Growth{Threshold: 90, Percent: 5, OnFull: volume.OnFullHold}
+	want := volume.Growth{Threshold: 90, Percent: 5, OnFull: volume.OnFullInvalidate}
+	if got := lv.GrowthOf(configured); got != want {
+		t.Errorf("%+v instead of %+v", got, want)
+	}
+}
