@@ -52,6 +52,7 @@ var calls = map[string]call{
 	"restore":       {"restore nosuch vg/lv", "restore disk.img vg/lv"},
 	"ls":            {"ls nosuch/lv:/", "ls -lR vg/lv"},
 	"cat":           {"cat nosuch/lv:/file", "cat vg/lv:/file"},
+	"diff":          {"diff nosuch/lv vg/lv", "diff vg/snap vg/lv"},
 	"cp":            {"cp nosuch/lv:/file dest", "cp vg/lv:/file dest"},
 	"tar":           {"tar nosuch/lv", "tar vg/lv:/"},
 	"list":          {"list nosuch", "list vg"},

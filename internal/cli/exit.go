@@ -11,6 +11,7 @@ import (
 const (
 	exitOK         = 0
 	exitIncomplete = 1 // done, but for what standard error names: cowl's own
+	exitDifferent  = 1 // diff found differences, as diff(1): cowl's own
 	exitNoCommand  = 2 // no such command
 	exitUsage      = 3 // the command line makes no sense
 	exitInit       = 4 // initialisation failed: the environment, the devices file

@@ -269,7 +269,7 @@ func (l *lister) printJSON(full string, it *fsread.Item) error {
 	r.Path, r.PathBase64 = textOrBytes(full)
 	if it.Node == nil {
 		r.Error = it.Err.Error()
-	} else if err := l.describe(&r, it.Node); err != nil {
+	} else if err := r.describe(l.fs, it.Node); err != nil {
 		r.Error = err.Error()
 	}
 	text, err := json.Marshal(r)
@@ -285,7 +285,7 @@ func (l *lister) printJSON(full string, it *fsread.Item) error {
 }
 
 // describe fills in what a node says.
-func (l *lister) describe(r *listedFile, n *fsread.Node) error {
+func (r *listedFile) describe(fs details, n *fsread.Node) error {
 	r.Mode, r.Links, r.UID, r.GID = fmt.Sprintf("%04o", n.Mode.Perm()), n.Links, n.UID, n.GID
 	r.Size, r.Allocated = n.Size, n.Blocks()*512
 	r.Modified, r.Changed, r.Accessed = n.Mtime.UTC(), n.Ctime.UTC(), n.Atime.UTC()
@@ -295,7 +295,7 @@ func (l *lister) describe(r *listedFile, n *fsread.Node) error {
 	}
 	switch n.Mode.Type() {
 	case ext4.TypeSymlink:
-		target, err := l.fs.Readlink(n)
+		target, err := fs.Readlink(n)
 		if err != nil {
 			return err
 		}
@@ -304,7 +304,7 @@ func (l *lister) describe(r *listedFile, n *fsread.Node) error {
 		major, minor := n.Device()
 		r.Device = fmt.Sprintf("%d:%d", major, minor)
 	}
-	attrs, err := l.fs.Xattrs(n)
+	attrs, err := fs.Xattrs(n)
 	for _, a := range attrs {
 		if r.Xattrs == nil {
 			r.Xattrs = map[string]string{}

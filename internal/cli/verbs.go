@@ -10,5 +10,5 @@ var verbs = []func(*app) *cobra.Command{
 	newLVCreate, newLVExtend, newLVChange, newLVConvert, newLVs, newLVDisplay, newLVRemove,
 	newServe, newOverlay, newAdvise, newMap,
 	newSnapshot, newBackup, newList, newVerify, newDrill, newRestore, newForget, newCleanup, newRepo, newJob,
-	newLs, newCat, newCp, newTar, newDemo, newVersion,
+	newLs, newCat, newCp, newTar, newDiff, newDemo, newVersion,
 }

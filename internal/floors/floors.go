@@ -62,6 +62,8 @@ var Table = []Row{
 		Imports: []string{"internal/format/dmsnap", "internal/block/...", "internal/errs"}},
 	{Path: "internal/unpack", Holds: "puts trees into directories, and nothing outside of them", Documented: true,
 		Imports: []string{"internal/archive", "internal/errs"}},
+	{Path: "internal/fsdiff", Holds: "what differs between the files of two file systems", Documented: true,
+		Imports: []string{"internal/fsread", "internal/format/ext4", "internal/errs"}},
 	{Path: "internal/archive", Holds: "trees as tar archives, whoever reads them", Documented: true,
 		Imports: []string{"internal/fsread", "internal/format/ext4", "internal/errs"}},
 	{Path: "internal/fsread", Holds: "files of an ext2, ext3 or ext4, without mounting it", Documented: true,

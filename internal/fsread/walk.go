@@ -55,7 +55,7 @@ type Item struct {
 // A directory is entered once, however many names it has: the second name is
 // an error. Memory is bounded, however many entries a directory has.
 func (f *FS) Walk(ctx context.Context, start *Node, o WalkOptions, visit func(*Item) error) error {
-	w := &walker{ctx: ctx, fs: f, o: o, visit: visit, seen: inoSet{}, spare: walkBatch}
+	w := &walker{ctx: ctx, fs: f, o: o, visit: visit, seen: InoSet{}, spare: walkBatch}
 	return w.enter(&Item{Ino: start.Ino, Type: start.Mode.Type(), Node: start})
 }
 
@@ -71,7 +71,7 @@ type walker struct {
 	fs    *FS
 	o     WalkOptions
 	visit func(*Item) error
-	seen  inoSet // directories
+	seen  InoSet // directories
 	spare int    // of walkBatch, what no level has taken
 	path  []byte // of the directory at hand, with a slash unless it is empty
 }
@@ -84,7 +84,7 @@ func (w *walker) enter(it *Item) error {
 	case err != nil || it.Type != ext4.TypeDir || w.o.Flat && it.Path != "":
 		return err
 	}
-	w.seen.add(it.Ino)
+	w.seen.Add(it.Ino)
 	for r := (dirReader{w: w, dir: it}); ; {
 		batch, err := r.next(max(minBatch, w.spare))
 		if err != nil || len(batch) == 0 {
@@ -154,7 +154,7 @@ func (w *walker) entry(e *Entry, enter bool) error {
 
 // mayEnter says why a directory cannot be entered.
 func (w *walker) mayEnter(it *Item) error {
-	if w.seen.has(it.Ino) {
+	if w.seen.Has(it.Ino) {
 		return errs.E(errs.Corrupt, "directory inode %d has another name already", it.Ino)
 	}
 	if len(it.Path) > maxPath {
@@ -167,8 +167,9 @@ func (w *walker) mayEnter(it *Item) error {
 type dirReader struct {
 	w    *walker
 	dir  *Item
-	last Entry // of those that were returned, in the order at hand
-	read bool  // all of the directory at least once
+	last Entry             // of those that were returned, in the order at hand
+	keep func(*Entry) bool // by name: which entries are wanted, nil for all
+	read bool              // all of the directory at least once
 	done bool
 }
 
@@ -212,7 +213,7 @@ func (r *dirReader) nextByName(limit int) ([]Entry, error) {
 			if err := r.damage(err); err != nil {
 				return nil, err
 			}
-		case err != nil || r.last.Name != "" && byName(e, r.last) <= 0:
+		case err != nil || r.last.Name != "" && byName(e, r.last) <= 0 || r.keep != nil && !r.keep(&e):
 		case len(h) < limit:
 			h.push(e)
 		default:
@@ -273,21 +274,4 @@ func (h lastFirst) replace(e Entry) {
 		h[i], h[child] = h[child], h[i]
 		i = child
 	}
-}
-
-// inoSet is a set of inode numbers, which come in flocks.
-type inoSet map[uint32]*[8]uint64
-
-func (s inoSet) add(ino ext4.Ino) {
-	bits := s[uint32(ino)/512]
-	if bits == nil {
-		bits = new([8]uint64)
-		s[uint32(ino)/512] = bits
-	}
-	bits[ino/64%8] |= 1 << (ino % 64)
-}
-
-func (s inoSet) has(ino ext4.Ino) bool {
-	bits := s[uint32(ino)/512]
-	return bits != nil && bits[ino/64%8]&(1<<(ino%64)) != 0
 }
