@@ -309,8 +309,8 @@ func (h *host) killed() {
 // cowl.conf says how.
 func (h *host) extends() {
 	h.vm.Sh(`cat > /tmp/fill <<-'E'
-		for i in $(seq 24); do
-			dd if=/dev/urandom of=/a/fill bs=256k count=1 seek=$i conv=notrunc,fsync 2>/dev/null
+		for i in $(seq 18); do
+			dd if=/dev/urandom of=/a/fill bs=256k count=1 seek=$i conv=notrunc,fsync 2>/dev/null || exit
 			for wait in $(seq 300); do
 				set -- $(dmsetup status $(dmsetup ls | awk '/^vg-data.backup/ && $1 !~ /-cow$/ {print $1}'))
 				used=${4%/*}; total=${4#*/}
@@ -325,8 +325,8 @@ func (h *host) extends() {
 	var used, total int
 	if filled := h.vm.Sh("cat /tmp/filled"); !strings.Contains(filled, "after-snapshot") {
 		h.t.Errorf("the writer says %q", filled)
-	} else if _, err := fmt.Sscanf(filled, "%d/%d", &used, &total); err != nil || used < 6<<20>>9 || total < used {
-		h.t.Errorf("6 MiB were to be written, the store's status is %q", filled)
+	} else if _, err := fmt.Sscanf(filled, "%d/%d", &used, &total); err != nil || used < 18*256<<10>>9 || total < used {
+		h.t.Errorf("4.5 MiB were to be written, the store's status is %q", filled)
 	}
 	if !strings.Contains(out, `"hold" is for groups that cowl runs`) {
 		h.t.Errorf("a policy that the kernel has not is not told of:\n%s", out)
