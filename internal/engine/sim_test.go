@@ -40,6 +40,7 @@ type cuts struct {
 	rng    *rand.Rand // for the looks, so that these do not change what happens
 	growth Growth
 	seen   int
+	killed int   // processes that ended without a power cut
 	faults bool  // operations fail besides
 	wrong  error // what a look found; a callback of a disk cannot end the sim
 }
@@ -98,9 +99,9 @@ func (s *sim) enter(disks []*crash.Disk) {
 		return
 	}
 	s.world.Watch(s.look)
-	s.world.CutAt(1 + int64(s.pick(600)))
+	s.world.CutAt(s.world.Ops() + 1 + int64(s.pick(600)))
 	if s.cuts.faults {
-		s.world.FailAt(1+int64(s.pick(600)), errInjected)
+		s.world.FailAt(s.world.Ops()+1+int64(s.pick(600)), errInjected)
 	}
 }
 
@@ -242,14 +243,12 @@ func find(disks []*crash.Disk, candidates []*simState, growth Growth) (*Group, *
 	return nil, nil, fmt.Errorf("no state that may be found:\n%s", strings.Join(problems, "\n"))
 }
 
-// powerFailed goes on with what a power cut left, which may happen again while
-// the group is opened.
+// powerFailed goes on with what a power cut left, or the death of the process,
+// which may happen again while the group is opened.
 func (s *sim) powerFailed() {
 	for {
 		s.either = s.candidates()
-		disks := s.world.Reboot(crash.Random(s.rng))
-		s.note("POWER CUT at %s", s.world.Op(s.world.Ops()))
-		s.cuts.seen++
+		disks := s.ended()
 		s.enter(disks)
 		g, found, err := find(disks, s.either, s.growth)
 		switch {
@@ -260,6 +259,22 @@ func (s *sim) powerFailed() {
 			panic(failure{fmt.Errorf("%w\nafter\n%s", err, strings.Join(s.log, "\n"))})
 		}
 	}
+}
+
+// ended returns the disks as the next process finds them. It may be that only the
+// last one was killed: then they still have everything in their caches, which a
+// power cut can take until the group has been opened and has flushed it.
+func (s *sim) ended() []*crash.Disk {
+	at := s.world.Op(s.world.Ops())
+	if s.world.Fired() == 0 && s.pick(2) == 0 { // a world does not forget its fault
+		s.note("KILLED at %s", at)
+		s.cuts.killed++
+		s.world.Revive()
+		return s.world.Disks()
+	}
+	s.note("POWER CUT at %s", at)
+	s.cuts.seen++
+	return s.world.Reboot(crash.Random(s.rng))
 }
 
 // compare says how a group differs from the state, "" if it does not.
@@ -460,6 +475,7 @@ func TestPowerCuts(t *testing.T) {
 		for name, n := range done {
 			total[name] += n
 		}
+		total["killed"] += c.killed
 		return c.seen, err
 	})
 	t.Logf("operations: %v", total)
