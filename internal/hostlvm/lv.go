@@ -239,7 +239,7 @@ func (g *Group) Merge(ctx context.Context, snapshot string) (*Result, error) {
 		return nil, errs.E(errs.Usage, "Logical volume %q is not a snapshot.", g.full(snapshot))
 	}
 	if s.Segment.Merging {
-		return nil, errs.E(errs.Conflict, "Snapshot %s is already merging.", g.full(snapshot))
+		return nil, g.errMerging(model, s)
 	}
 	// In the background: lvconvert would stay until the merge is done.
 	if _, err := g.change(ctx, "lvconvert", "--merge", "--background", g.full(snapshot)); err != nil {
@@ -258,6 +258,23 @@ func (g *Group) Merge(ctx context.Context, snapshot string) (*Result, error) {
 		r.Notes = append(r.Notes, g.whyDelayed(s, running)...)
 	}
 	return r, nil
+}
+
+// errMerging says of a merge that was asked for before whether it is under way, or
+// what it waits for.
+func (g *Group) errMerging(model *volume.Group, s volume.Snap) error {
+	err := errs.E(errs.Conflict, "Snapshot %s is already merging.", g.full(s.Cow.Name))
+	running, why := Running(model)
+	now := running[s.Cow.Name]
+	switch {
+	case why != nil || now.Cow == nil:
+		return errs.WithHint(err, "It goes on when %s is active: lvchange -ay %[1]s", g.full(s.Origin.Name))
+	case now.Cow.Delayed:
+		return errs.WithHint(err, "%s", strings.Join(g.whyDelayed(s, running), "\n"))
+	case now.Cow.MergeFailed:
+		return errs.WithHint(err, "It does not go on: %s. When that is mended: lvchange -an %s, lvchange -ay %[2]s.", now.Cow.Reason, g.full(s.Origin.Name))
+	}
+	return errs.WithHint(err, "It is under way; lvs -a -o+snap_percent %s shows what is left.", g.name)
 }
 
 // whyDelayed says what a merge waits for.
