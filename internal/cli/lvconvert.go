@@ -185,6 +185,8 @@ const watchEvery = 200 * time.Millisecond
 func mergedPercent(s *manager.Status, vg, snapshot string) (float64, error) {
 	cow := s.LVs[snapshot].Cow
 	switch {
+	case !s.Group.IsCow(s.Group.LV(snapshot)):
+		return 100, nil // lvm2 dissolves the snapshot first, and removes what was its store then
 	case cow == nil:
 		return 0, errs.WithHint(errs.E(errs.Conflict, "Merging of %s has stopped: it is not active any more.", fullName(vg, snapshot)),
 			"It goes on when its origin is activated.")

@@ -26,11 +26,11 @@ type host struct {
 }
 
 // newHost boots a machine with two PVs in vg, and another in a group that is
-// named small, of 6 extents of 4 MiB.
+// named small, of 6 extents of 4 MiB. The last disk is not in use: see slow.
 func newHost(t *testing.T) *host {
 	t.Helper()
 	h := &host{t: t}
-	for i, size := range []int64{100 << 20, 60 << 20, 25 << 20} {
+	for i, size := range []int64{100 << 20, 60 << 20, 25 << 20, 24 << 20} {
 		path := filepath.Join(t.TempDir(), fmt.Sprintf("disk%d.img", i))
 		if err := os.WriteFile(path, nil, 0o600); err != nil {
 			t.Fatal(err)
@@ -150,6 +150,7 @@ func TestHostLVM(t *testing.T) {
 	t.Run("overflow", func(t *testing.T) { h.t = t; h.overflows() })
 	t.Run("rollback", func(t *testing.T) { h.t = t; h.rollsBack() })
 	t.Run("two masters", func(t *testing.T) { h.t = t; h.oneMaster() })
+	t.Run("rollback and power cut", func(t *testing.T) { h.t = t; h.powerCut() })
 }
 
 // backsUp backs up a mounted file system that is being written to, restores it
@@ -413,6 +414,82 @@ func (h *host) rollsBack() {
 	h.vm.Sh(`for i in 1 2 3 4 5 6 7 8 9 10; do lvs --noheadings -a -o lv_name vg | grep -q old || break; sleep 1; done
 		mount /dev/vg/data /a; cd /a; md5sum -c /tmp/sums`)
 	h.wantVolumes("vg", "data log-x")
+}
+
+// slow gives the last disk the name /dev/mapper/slow, or another pace to what has
+// it: a write takes so many milliseconds. Its first MiB is left out, so that the
+// PV on it is not seen twice.
+func (h *host) slow(milliseconds int) {
+	h.t.Helper()
+	const disk = "/dev/vdd 2048"
+	table := fmt.Sprintf("0 $(($(cat /sys/block/vdd/size)-2048)) delay %s 0 %s %d", disk, disk, milliseconds)
+	h.vm.Sh(`if [ -e /dev/mapper/slow ]; then
+			dmsetup load slow --table "` + table + `"; dmsetup suspend --noflush slow; dmsetup resume slow
+		else dmsetup create slow --table "` + table + `"; fi`)
+}
+
+// merging returns how many sectors of a merging snapshot's store are in use, and
+// how many of them are for its metadata; 0 where nothing merges.
+func (h *host) merging(device string) (used, metadata int) {
+	h.t.Helper()
+	status := h.vm.Sh("dmsetup status " + device)
+	if _, numbers, ok := strings.Cut(status, " snapshot-merge "); ok {
+		if _, err := fmt.Sscanf(numbers, "%d/%d %d", &used, new(int), &metadata); err != nil {
+			h.t.Fatalf("the status of %s is %q: %v", device, status, err)
+		}
+	}
+	return used, metadata
+}
+
+// powerCut pulls the plug in the middle of a rollback. What is activated after
+// that, as any boot does, shows the snapshot's content at once, and the merge goes
+// on until nothing of it is left.
+func (h *host) powerCut() {
+	h.slow(0)
+	h.vm.Sh(`vgcreate -qq cut /dev/mapper/slow; lvcreate -qq -y -n data -L 8m cut
+		dd if=/dev/urandom of=/dev/cut/data bs=1M count=8 2>/dev/null; sync`)
+	h.cowl("lvcreate -s -L 4m -n before cut/data")
+	want := h.vm.Read("/dev/cut/before", 0, -1)
+	// Each chunk by itself: neighbours would be merged at once.
+	var scattered []kerneltest.Write
+	for off := int64(0); off < 1<<20; off += 8 << 10 {
+		scattered = append(scattered, kerneltest.Write{Path: "/dev/cut/data", Off: off, Data: []byte(strings.Repeat("cut!", 1024))})
+	}
+	h.vm.Write(scattered...)
+	const start = 128 * 8 // sectors
+	h.slow(100) // so that the merge takes half a minute, however busy the machine is
+	h.cowl("lvconvert --merge -b cut/before")
+	used, metadata := h.merging("cut-data")
+	for used > metadata+start*15/16 {
+		used, metadata = h.merging("cut-data")
+	}
+	h.t.Logf("the plug is pulled with %d of %d sectors left", used-metadata, start)
+	h.vm.Cut()
+	if used <= metadata {
+		h.t.Fatal("the merge was over before the plug was pulled")
+	}
+
+	h.boot(h.t)
+	h.slow(300)
+	h.vm.Sh("vgchange -qq -ay cut")
+	if got := h.vm.Read("/dev/cut/data", 0, -1); string(got) != string(want) {
+		h.t.Error("after the power cut the volume does not show what the snapshot had")
+	}
+	after, metadata := h.merging("cut-data")
+	h.t.Logf("after the boot %d are left", after-metadata)
+	if after <= metadata || after > used+16 {
+		h.t.Errorf("after the boot %d sectors of the store are in use, %d of them for metadata; before it %d were", after, metadata, used)
+	}
+	if out := h.cowl("lvs -a cut"); !strings.Contains(out, "[before]") {
+		h.t.Errorf("cowl lvs does not show the merge:\n%s", out)
+	}
+	h.refused("lvconvert --merge cut/before", "already merging[^~]*under way")
+	h.slow(0)
+	h.vm.Sh("for i in $(seq 100); do lvs --noheadings -a -o lv_name cut | grep -q before || break; sleep 0.2; done")
+	h.wantVolumes("cut", "data")
+	if got := h.vm.Read("/dev/cut/data", 0, -1); string(got) != string(want) {
+		h.t.Error("after the merge the volume does not have what the snapshot had")
+	}
 }
 
 // oneMaster: the engine stays away from what the kernel runs, and lvm2 from what
