@@ -168,7 +168,7 @@ func TestOptionArguments(t *testing.T) {
 func TestProgressWithoutATerminal(t *testing.T) {
 	var out bytes.Buffer
 	clock := time.Unix(0, 0)
-	c := &lvconvert{app: &app{Env: &Env{Stdout: &out, Now: func() time.Time { return clock }}}}
+	c := &merging{app: &app{Env: &Env{Stdout: &out, Now: func() time.Time { return clock }}}}
 	p := c.mergeProgress("vg/lv", c.interval)
 	for _, percent := range []float64{0, 1, 2} {
 		p.show(percent)

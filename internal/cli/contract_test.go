@@ -46,6 +46,7 @@ var calls = map[string]call{
 	"serve":         {"serve nosuch", "serve --nofiles vg nosuch"},
 	"version":       {"", "version"},
 	"snapshot":      {"snapshot nosuch/lv", "snapshot vg -L 4M"},
+	"rollback":      {"rollback nosuch/lv", "rollback -y vg/snap"},
 	"backup":        {"backup nosuch/lv --to backups", "backup vg/lv --to backups"},
 	"verify":        {"verify nosuch", "verify disk.img"},
 	"drill":         {"drill nosuch.raw", "drill disk.img"},

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"math"
 
 	"github.com/spf13/cobra"
 
@@ -78,7 +79,7 @@ func (o *diffFlags) run(cmd *cobra.Command, a *app, args []string) error {
 	}
 	ctx := cmd.Context()
 	open := a.opener(o.access)
-	d := &comparing{diffFlags: o, a: a, at: [2]inside{insideArg(args[0]), insideArg(args[1])}, out: bufio.NewWriterSize(a.Stdout, 64<<10)}
+	d := &comparing{diffFlags: o, a: a, at: [2]inside{insideArg(args[0]), insideArg(args[1])}, out: bufio.NewWriterSize(a.Stdout, 64<<10), lines: math.MaxInt64}
 	err := open.with(ctx, d.at[0].source, func(x *source) error {
 		return open.with(ctx, d.at[1].source, func(y *source) error {
 			if o.blocks {
@@ -103,6 +104,7 @@ type comparing struct {
 	total      diffTotal
 	shown      []string // of a tree, the names on the way to the last line
 	incomplete bool
+	lines      int64 // how many are printed at most; the total counts all
 }
 
 // mayDiffer returns where two sources can differ, nil if that is not known.

@@ -124,7 +124,7 @@ func jsonText(s string) []byte {
 func (d *comparing) show(ctx context.Context, c *fsdiff.Change) error {
 	d.total.count(c)
 	switch {
-	case d.stat:
+	case d.stat, d.total.found() > d.lines:
 		return nil
 	case d.json:
 		return d.showJSON(c)

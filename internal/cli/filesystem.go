@@ -70,6 +70,8 @@ type opener struct {
 	access accessFlags
 	groups map[string]*openGroup
 	repos  map[string]*repo.Repo
+
+	unwarned bool // that a volume is in use is said by the caller
 }
 
 // openGroup is a group that is open.
@@ -79,7 +81,7 @@ type openGroup struct {
 }
 
 func (a *app) opener(access accessFlags) *opener {
-	return &opener{a, access, map[string]*openGroup{}, map[string]*repo.Repo{}}
+	return &opener{a: a, access: access, groups: map[string]*openGroup{}, repos: map[string]*repo.Repo{}}
 }
 
 // with opens what a source is, and calls f.
@@ -159,7 +161,7 @@ func (o *opener) volume(ctx context.Context, g *openGroup, name lvName, f func(*
 	if err != nil {
 		return err
 	}
-	if rt := g.st.LVs[lv.Name]; rt.Opens > 0 && !rt.ReadOnly && !lv.ReadOnly() {
+	if rt := g.st.LVs[lv.Name]; !o.unwarned && rt.Opens > 0 && !rt.ReadOnly && !lv.ReadOnly() {
 		o.a.warn("%s is in use: what is written to it meanwhile may be seen in part. A snapshot shows one instant.", name)
 	}
 	dev, err := g.g.Open(ctx, lv.Name, true)

@@ -398,12 +398,14 @@ func (h *host) overflows() {
 func (h *host) rollsBack() {
 	h.cowl("lvcreate -s -L 8m -n old vg/data")
 	h.vm.Sh("rm /a/f2; dd if=/dev/urandom of=/a/f1 bs=64k count=2 conv=notrunc,fsync 2>/dev/null")
-	out := h.cowl("lvconvert --merge vg/old")
-	for _, want := range []string{"next activation", "mounted on /a"} {
+	h.refused("rollback vg/old", `Snapshot vg/old not merged`)
+	out := h.cowl("rollback -y vg/old")
+	for _, want := range []string{"M /f1\n", "+ /f2\n", "copied back", "next activation", "mounted on /a"} {
 		if !strings.Contains(out, want) {
-			h.t.Errorf("lvconvert --merge does not say %q:\n%s", want, out)
+			h.t.Errorf("rollback does not say %q:\n%s", want, out)
 		}
 	}
+	h.t.Log(out)
 	// Stuck: who has it open?
 	h.vm.Sh("umount /a; sleep 10000 < /dev/vg/data > /dev/null 2>&1 & echo $! > /tmp/holder")
 	h.refused("lvconvert --merge vg/old", `already merging[^~]*open in process [0-9]+ \(`)

@@ -199,15 +199,15 @@ func lvDescendants(r Row) report.Value {
 	return report.Strs(names)
 }
 
-// timeLayout is how LVM2 shows times.
-const timeLayout = "2006-01-02 15:04:05 -0700"
+// TimeLayout is how LVM2 shows times.
+const TimeLayout = "2006-01-02 15:04:05 -0700"
 
 func lvTime(r Row) report.Value {
 	if r.LV.CreationTime == 0 {
 		return undefined
 	}
 	t := time.Unix(r.LV.CreationTime, 0).In(r.env.Zone)
-	return report.Num(float64(r.LV.CreationTime), t.Format(timeLayout))
+	return report.Num(float64(r.LV.CreationTime), t.Format(TimeLayout))
 }
 
 func lvModules(r Row) report.Value {
@@ -220,7 +220,7 @@ func lvModules(r Row) report.Value {
 
 // CreationText is when and where a volume was created, for lvdisplay.
 func CreationText(lv *volume.LV, zone *time.Location) string {
-	return lv.CreationHost + ", " + time.Unix(lv.CreationTime, 0).In(zone).Format(timeLayout)
+	return lv.CreationHost + ", " + time.Unix(lv.CreationTime, 0).In(zone).Format(TimeLayout)
 }
 
 // percentText shows a store's usage with two decimals: 0.00 only when nothing
