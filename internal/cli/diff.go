@@ -16,8 +16,8 @@ import (
 
 // diffFlags are the options of cowl diff.
 type diffFlags struct {
-	blocks, json, stat, unified, tree, quick bool
-	access                                   accessFlags
+	blocks, json, stat, unified, tree, quick, noTimes bool
+	access                                            accessFlags
 }
 
 func newDiff(a *app) *cobra.Command {
@@ -29,7 +29,8 @@ func newDiff(a *app) *cobra.Command {
   + added    - removed    M content changed    m only metadata changed
   R renamed  T replaced by a file of another type
 
-What differs beside the content is in parentheses. Of two states of one file system
+What differs beside the content is in parentheses; --ignore-times leaves out files whose
+times of modification are all that does, as an upgrade leaves many. Of two states of one file system
 (snapshots and backups of one volume) files are known by their inodes, so that
 what was moved is shown as renamed.
 
@@ -62,6 +63,7 @@ if A and B could not be compared, or not all of them: what could not be read is 
 	f.BoolVar(&o.tree, "tree", false, "show the names as a tree")
 	f.BoolVar(&o.stat, "stat", false, "print totals only")
 	f.BoolVar(&o.blocks, "blocks", false, "compare blocks instead of files")
+	f.BoolVar(&o.noTimes, "ignore-times", false, "leave out files of which only the time differs")
 	f.BoolVar(&o.quick, "quick", false, "trust inodes that say that a file was not changed")
 	o.access.add(f)
 	f.BoolVar(&o.json, "json", false, "print one JSON object instead of lines")
@@ -70,8 +72,8 @@ if A and B could not be compared, or not all of them: what could not be read is 
 
 func (o *diffFlags) run(cmd *cobra.Command, a *app, args []string) error {
 	switch {
-	case o.blocks && (o.unified || o.quick || o.tree):
-		return usage(cmd, "--unified, --tree and --quick are about files, --blocks is not.")
+	case o.blocks && (o.unified || o.quick || o.tree || o.noTimes):
+		return usage(cmd, "--unified, --tree, --ignore-times and --quick are about files, --blocks is not.")
 	case o.unified && (o.stat || o.json || o.tree), o.tree && (o.stat || o.json):
 		return usage(cmd, "Of --unified, --tree, --stat and --json there can be one, or --stat with --json.")
 	case o.blocks && (hasPath(args[0]) || hasPath(args[1])):
@@ -105,6 +107,7 @@ type comparing struct {
 	shown      []string // of a tree, the names on the way to the last line
 	incomplete bool
 	lines      int64 // how many are printed at most; the total counts all
+	times      int64 // files of which only the time differs and that were left out
 }
 
 // mayDiffer returns where two sources can differ, nil if that is not known.

@@ -122,6 +122,10 @@ func jsonText(s string) []byte {
 
 // show prints a change.
 func (d *comparing) show(ctx context.Context, c *fsdiff.Change) error {
+	if d.noTimes && c.Kind == fsdiff.Metadata && len(c.What) == 1 && c.What[0] == fsdiff.Time {
+		d.times++
+		return nil
+	}
 	d.total.count(c)
 	switch {
 	case d.stat, d.total.found() > d.lines:

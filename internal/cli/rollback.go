@@ -246,7 +246,7 @@ const previewLines = 40
 func (r *rollback) compare(ctx context.Context, u *undoing, byFiles bool, report *json.RawMessage) error {
 	a := r.real()
 	var text bytes.Buffer
-	o := &diffFlags{blocks: !byFiles, json: r.json, stat: r.json || !byFiles}
+	o := &diffFlags{blocks: !byFiles, json: r.json, stat: r.json || !byFiles, noTimes: byFiles && !r.json}
 	origin, snapshot := u.names()
 	d := &comparing{diffFlags: o, a: a, at: [2]inside{{origin, "/"}, {snapshot, "/"}}}
 	d.out = bufio.NewWriter(r.Stdout)
@@ -281,14 +281,14 @@ func (r *rollback) compare(ctx context.Context, u *undoing, byFiles bool, report
 		if hidden := d.total.found() - d.lines; !r.stat && hidden > 0 {
 			r.say("... and %d more: cowl diff %s %s lists all.", hidden, origin, snapshot)
 		}
-		r.say("%s", undoneText(&d.total))
+		r.say("%s", undoneText(&d.total, d.times))
 	}
 	return nil
 }
 
 // undoneText says what is undone if the differences are.
-func undoneText(t *diffTotal) string {
-	if t.found() == 0 {
+func undoneText(t *diffTotal, times int64) string {
+	if t.found()+times == 0 {
 		return "No file differs."
 	}
 	var parts []string
@@ -297,7 +297,7 @@ func undoneText(t *diffTotal) string {
 		text  string
 		bytes int64
 	}{{t.Added, "coming back", t.AddedBytes}, {t.Removed, "lost", t.RemovedBytes}, {t.Renamed, "moving back", 0},
-		{t.Changed + t.Metadata + t.Replaced, "becoming what they were", 0}} {
+		{t.Changed + t.Metadata + t.Replaced, "becoming what they were", 0}, {times, "getting their old times", 0}} {
 		switch {
 		case p.n == 0:
 		case p.bytes > 0:
