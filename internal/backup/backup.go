@@ -5,13 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
+	"cowl/internal/archive"
 	"cowl/internal/block"
 	"cowl/internal/block/file"
 	"cowl/internal/errs"
-	"cowl/internal/format/qcow2"
 	"cowl/internal/manager"
 	"cowl/internal/volume"
 )
@@ -27,14 +28,29 @@ const (
 	Qcow2 Format = "qcow2"
 )
 
+// Compression is how an image is compressed: a Tar as a whole, by Gzip or Zstd; a
+// Qcow2 each cluster by itself, by Zlib or Zstd.
+type Compression string
+
+// The compressions.
+const (
+	None Compression = "none"
+	Gzip Compression = "gzip"
+	Zlib Compression = "zlib"
+	Zstd Compression = "zstd"
+)
+
+// compressions are those that images of a format may have.
+var compressions = map[Format][]Compression{Raw: {None}, Tar: {None, Gzip, Zstd}, Qcow2: {None, Zlib, Zstd}}
+
 // Options say what to back up, where to, and how.
 type Options struct {
-	LV           string            // within the group
-	Dir          string            // an existing directory
-	Format       Format            // "" means Raw
-	Compress     qcow2.Compression // of a Qcow2; "" means none
-	SnapshotSize volume.Size       // zero: the group's default, which cannot overflow where there is room for that
-	Tool         string            // name and version of the program, for the manifest
+	LV           string      // within the group
+	Dir          string      // an existing directory
+	Format       Format      // "" means Raw
+	Compress     Compression // of a Tar or a Qcow2; "" means none
+	SnapshotSize volume.Size // zero: the group's default, which cannot overflow where there is room for that
+	Tool         string      // name and version of the program, for the manifest
 	// DomainXML is a file with libvirt's description of the virtual machine whose
 	// disks the volumes are, "" for none. A copy that names the images goes
 	// beside them. Not with Tar.
@@ -145,6 +161,14 @@ func (o *Options) common() common {
 	return common{target: o.Dir, size: o.SnapshotSize, dryRun: o.DryRun, hooks: o.Hooks, noFreeze: o.NoFreeze, Reporter: o.Reporter}
 }
 
+// ending is what the name of the image ends in.
+func (o *Options) ending() string {
+	if o.Format == Tar {
+		return string(o.Format) + archive.Compression(o.Compress).Ending()
+	}
+	return string(o.Format)
+}
+
 // source implements member.
 func (j *job) source() *source { return j.src }
 
@@ -197,14 +221,14 @@ func (j *job) prepare(ctx context.Context, started time.Time) error {
 	default:
 		return errs.E(errs.Usage, "unknown format %q: there are %s, %s and %s", o.Format, Raw, Tar, Qcow2)
 	}
-	if o.Compress != "" && o.Format != Qcow2 {
-		return errs.E(errs.Usage, "a %s image is not compressed", o.Format)
+	if o.Compress == "" {
+		o.Compress = None
+	}
+	if !slices.Contains(compressions[o.Format], o.Compress) {
+		return errs.E(errs.Usage, "a %s image is not compressed by %s", o.Format, o.Compress)
 	}
 	if o.DomainXML != "" && o.Format == Tar {
 		return errs.WithHint(errs.E(errs.Usage, "a virtual machine cannot run from a tar archive"), "Use --format qcow2 or raw with --domain-xml.")
-	}
-	if o.Compress == "" && o.Format == Qcow2 {
-		o.Compress = qcow2.None
 	}
 	src, st, err := findSource(ctx, j.g, o.LV)
 	if err != nil {
@@ -217,9 +241,9 @@ func (j *job) prepare(ctx context.Context, started time.Time) error {
 		}
 	}
 	if o.DryRun {
-		j.out, err = &output{dir: o.Dir, name: imageName(src.vg.Name, src.lv.Name, o.Format, started, 1)}, checkDir(o.Dir)
+		j.out, err = &output{dir: o.Dir, name: imageName(src.vg.Name, src.lv.Name, o.ending(), started, 1)}, checkDir(o.Dir)
 	} else {
-		j.out, err = createOutput(o.Dir, src.vg.Name, src.lv.Name, o.Format, started, o.open)
+		j.out, err = createOutput(o.Dir, src.vg.Name, src.lv.Name, o.ending(), started, o.open)
 	}
 	if err != nil {
 		return err
@@ -341,7 +365,11 @@ func (j *job) prove(ctx context.Context) error {
 	if err := j.out.f.Sync(); err != nil {
 		return err
 	}
-	if err := j.readBack(ctx); errs.Is(err, errs.Corrupt) {
+	err := j.readBack(ctx)
+	if err == nil && j.m.Image.packed() {
+		err = proveArchive(ctx, j.out.partial(), &j.m.Image, j.o.phase(Checking, j.m.Image.Content.Bytes))
+	}
+	if errs.Is(err, errs.Corrupt) {
 		return errs.WithHint(err, "The target disk does not return what was written to it: look at its health and at the kernel's log.")
 	} else if err != nil {
 		return err

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"cowl/internal/archive"
 	"cowl/internal/backup/repo"
 	"cowl/internal/errs"
 	"cowl/internal/kernelfs"
@@ -246,8 +248,13 @@ func (d *drill) readArchive(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer f.Close()
+	content, err := archive.Compression(d.m.Image.Compression).Unpack(bufio.NewReaderSize(f, bufferBytes))
+	if err != nil {
+		return "", errs.E(errs.Corrupt, "archive %s: %w", d.o.Image, err)
+	}
+	defer content.Close()
 	entries := 0
-	for r := tar.NewReader(f); ; entries++ {
+	for r := tar.NewReader(content); ; entries++ {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
 			return fmt.Sprintf("%d entries, equal to the manifest", entries), nil

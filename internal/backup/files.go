@@ -2,8 +2,10 @@ package backup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"cowl/internal/archive"
 	"cowl/internal/block"
@@ -46,21 +48,88 @@ func (j *job) checkFiles(ctx context.Context, st *manager.Status) error {
 
 // fillTar archives the file system in the snapshot.
 func (j *job) fillTar(ctx context.Context, dev block.Device) (digest, error) {
-	to := &fileSink{w: j.out.f}
+	to, i := &fileSink{w: j.out.f}, &j.m.Image
+	if j.o.Compress == None {
+		d, err := j.readFiles(ctx, dev, to, nil)
+		if err != nil {
+			return d, err
+		}
+		i.Bytes, i.DataBytes = j.report.ReadBytes, j.report.DataBytes
+		return d, j.out.f.Truncate(i.Bytes) // blocks of zeroes at the end were left out
+	}
+	file := newFlow(ctx, to, func(int64) {})
+	out := &flowWriter{f: file}
+	packer, err := archive.Compression(j.o.Compress).Pack(out)
+	if err != nil {
+		_, err = file.finish(err)
+		return digest{}, err
+	}
+	content, err := j.readFiles(file.ctx, dev, &fileSink{w: uncounted{}}, packer)
+	if err = errors.Join(err, packer.Close()); err == nil {
+		err = out.flush()
+	}
+	d, err := file.finish(err)
+	if err != nil {
+		return d, err
+	}
+	i.Bytes, i.DataBytes, i.Compression = out.off, to.data.Load(), j.o.Compress
+	i.Content = &Content{Bytes: j.report.ReadBytes, DataBytes: j.report.DataBytes, SHA256: content.whole, RangeBytes: RangeBytes, Ranges: content.ranges}
+	return d, j.out.f.Truncate(out.off)
+}
+
+// readFiles makes the archive of the snapshot, which dev is, for the sink, and
+// for also unless that is nil.
+func (j *job) readFiles(ctx context.Context, dev block.Device, to *fileSink, also io.Writer) (digest, error) {
 	f := newFlow(ctx, to, j.o.phase(Reading, 0))
-	w := &flowWriter{f: f}
+	out := &flowWriter{f: f}
+	w := io.Writer(out)
+	if also != nil {
+		w = io.MultiWriter(out, also)
+	}
 	stats, err := j.archive(f.ctx, w, dev)
+	if err == nil {
+		err = out.flush()
+	}
+	d, err := f.finish(err)
+	j.report.Files, j.report.ReadBytes, j.report.DataBytes = stats.Entries, out.off, to.data.Load()
+	return d, err
+}
+
+// uncounted takes what goes elsewhere.
+type uncounted struct{}
+
+func (uncounted) WriteAt(b []byte, _ int64) (int, error) { return len(b), nil }
+
+// proveArchive reads what is in a compressed archive, and compares it with what it
+// should be.
+func proveArchive(ctx context.Context, path string, i *Image, done func(int64)) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	r, err := archive.Compression(i.Compression).Unpack(f)
+	if err != nil {
+		return errs.E(errs.Corrupt, "archive %s: %w", path, err)
+	}
+	defer r.Close()
+	flow := newFlow(ctx, nowhere{}, done)
+	w := &flowWriter{f: flow}
+	// One byte more than there should be tells that it is too long.
+	_, err = io.Copy(w, io.LimitReader(r, i.Content.Bytes+1))
 	if err == nil {
 		err = w.flush()
 	}
-	d, err := f.finish(err)
-	if err == nil {
-		err = j.out.f.Truncate(w.off) // blocks of zeroes at the end were left out
+	d, err := flow.finish(err)
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		return errs.E(errs.Corrupt, "archive %s: %w", path, err)
+	case w.off != i.Content.Bytes:
+		return errs.E(errs.Corrupt, "archive %s: %d bytes are in it or more, not %d", path, w.off, i.Content.Bytes)
 	}
-	j.report.Files, j.report.ReadBytes = stats.Entries, w.off
-	j.report.DataBytes = to.data.Load()
-	j.m.Image.Bytes, j.m.Image.DataBytes = w.off, j.report.DataBytes
-	return d, err
+	return errDamaged("archive in "+path, differing(i.Content, d.ranges))
 }
 
 // archive writes the files of the snapshot, which dev is, to w.

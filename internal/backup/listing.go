@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"path/filepath"
@@ -54,16 +55,14 @@ func ListDir(dir string) ([]*Listed, error) {
 		out = append(out, l)
 	}
 	slices.SortFunc(out, func(a, b *Listed) int {
-		if c := a.Time.Compare(b.Time); c != 0 {
-			return c
-		}
-		return strings.Compare(a.Image, b.Image)
+		// A snapshot's time is in whole seconds.
+		return cmp.Or(a.Time.Compare(b.Time), a.Finished.Compare(b.Finished), strings.Compare(a.Image, b.Image))
 	})
 	return out, nil
 }
 
 func isImageName(name string) bool {
-	return slices.ContainsFunc(formats, func(f Format) bool { return strings.HasSuffix(name, "."+string(f)) })
+	return slices.ContainsFunc(endings, func(e string) bool { return strings.HasSuffix(name, e) })
 }
 
 func listImage(path string) (*Listed, error) {

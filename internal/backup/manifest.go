@@ -15,7 +15,6 @@ import (
 
 	"cowl/internal/backup/repo"
 	"cowl/internal/errs"
-	"cowl/internal/format/qcow2"
 )
 
 // What a manifest says of itself.
@@ -64,9 +63,10 @@ type Image struct {
 	// which may be shorter: its SHA-256, or "zero" if it holds only zeroes.
 	RangeBytes int64    `json:"range_bytes"`
 	Ranges     []string `json:"ranges"`
-	// Compression is of the clusters of a qcow2 image.
-	Compression qcow2.Compression `json:"compression,omitempty"`
-	// Content is the volume in a qcow2 image, nil of others.
+	// Compression is of an archive, or of the clusters of a qcow2 image.
+	Compression Compression `json:"compression,omitempty"`
+	// Content is the volume in a qcow2 image, and the archive in a compressed one; nil
+	// of what is its own content.
 	Content *Content `json:"content,omitempty"`
 }
 
@@ -107,8 +107,16 @@ type Snapshot struct {
 // Instant ties together the backups of volumes that show one moment.
 type Instant = repo.Instant
 
-// formats are those that images may have, which their names end in.
+// formats are those that images may have.
 var formats = []Format{Raw, Tar, Qcow2}
+
+// endings are what names of images end in.
+var endings = []string{".raw", ".qcow2", ".tar", ".tar.gz", ".tar.zst"}
+
+// packed tells whether the image is an archive that is compressed.
+func (i *Image) packed() bool {
+	return i.Format == Tar && i.Compression != "" && i.Compression != None
+}
 
 // zeroRange stands in Image.Ranges for a range without data.
 const zeroRange = "zero"
@@ -163,7 +171,9 @@ func (m *Manifest) Validate() error {
 		return errs.E(errs.Unsupported, "version %d, this cowl knows version %d", m.Version, manifestVersion)
 	case !slices.Contains(formats, i.Format):
 		return errs.E(errs.Unsupported, "image format %q", i.Format)
-	case (i.Format == Qcow2) != (i.Content != nil):
+	case i.Compression != "" && !slices.Contains(compressions[i.Format], i.Compression):
+		return errs.E(errs.Unsupported, "format %s compressed by %q", i.Format, i.Compression)
+	case (i.Format == Qcow2 || i.packed()) != (i.Content != nil):
 		return errs.E(errs.Corrupt, "format %s, and what the image holds is described: %t", i.Format, i.Content != nil)
 	case m.Domain != "" && m.Domain != filepath.Base(m.Domain):
 		return errs.E(errs.Corrupt, "domain %q is not a plain file name", m.Domain)

@@ -50,12 +50,12 @@ func (o *output) path() string    { return filepath.Join(o.dir, o.name) }
 // partial file. Two backups within one second get different names: whoever
 // creates the partial file owns the name, and it is taken while the image
 // stands there.
-func createOutput(dir, vg, lv string, format Format, now time.Time, open func(path string) (outputFile, error)) (*output, error) {
+func createOutput(dir, vg, lv, ending string, now time.Time, open func(path string) (outputFile, error)) (*output, error) {
 	if err := checkDir(dir); err != nil {
 		return nil, err
 	}
 	for n := 1; ; n++ {
-		o := &output{dir: dir, name: imageName(vg, lv, format, now, n)}
+		o := &output{dir: dir, name: imageName(vg, lv, ending, now, n)}
 		f, err := open(o.partial())
 		if errors.Is(err, os.ErrExist) {
 			continue
@@ -74,12 +74,12 @@ func createOutput(dir, vg, lv string, format Format, now time.Time, open func(pa
 }
 
 // imageName is the n-th name for an image of the volume at that time.
-func imageName(vg, lv string, format Format, now time.Time, n int) string {
+func imageName(vg, lv, ending string, now time.Time, n int) string {
 	stem := volume.DMName(vg, lv) + "." + now.UTC().Format(timeInNames)
 	if n > 1 {
 		stem += "-" + strconv.Itoa(n)
 	}
-	return stem + "." + string(format)
+	return stem + "." + ending
 }
 
 // checkDir refuses to make the directory: one that is missing is most often

@@ -27,7 +27,7 @@ func (j *job) fillQcow2(ctx context.Context, dev block.Device) error {
 	bytes := &fileSink{w: j.out.f}
 	stream := newFlow(ctx, bytes, func(int64) {})
 	out := &flowWriter{f: stream}
-	to, err := newQcow2Sink(out, dev.Size(), j.o.Compress)
+	to, err := newQcow2Sink(out, dev.Size(), qcow2.Compression(j.o.Compress))
 	if err != nil {
 		_, err = stream.finish(err)
 		return err

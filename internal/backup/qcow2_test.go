@@ -55,9 +55,9 @@ func TestQcow2(t *testing.T) {
 	judge.Need(t, "qemu-img")
 	judge.Need(t, "sha256sum")
 	rng := rand.New(rand.NewPCG(blocktest.Seed(t), 0))
-	for _, how := range []qcow2.Compression{"", qcow2.Zlib, qcow2.Zstd} {
+	for _, how := range []Compression{"", Zlib, Zstd} {
 		for _, size := range []int64{64 << 10, 7*mib + 64<<10, 70 * mib} {
-			if size > 64*mib && how != qcow2.Zstd { // two ranges, once
+			if size > 64*mib && how != Zstd { // two ranges, once
 				continue
 			}
 			t.Run(fmt.Sprintf("%s/%d", how, size), func(t *testing.T) {
@@ -137,7 +137,7 @@ func TestQcow2TargetFails(t *testing.T) {
 	for n := int64(1); ; n++ {
 		dir := t.TempDir()
 		fault := &nth{n: n, err: syscall.ENOSPC}
-		_, err := Run(ctx, g, Options{LV: "v", Dir: dir, Format: Qcow2, Compress: qcow2.Zlib, open: func(path string) (outputFile, error) {
+		_, err := Run(ctx, g, Options{LV: "v", Dir: dir, Format: Qcow2, Compress: Zlib, open: func(path string) (outputFile, error) {
 			f, err := openPartial(path)
 			return &faultyFile{f, fault.hit}, err
 		}})
@@ -164,7 +164,7 @@ func TestQcow2SourceFails(t *testing.T) {
 		g.wrap = func(_ string, d block.Device) block.Device {
 			return &hooked{d, func(op string, _ int64) error { return fault.hit(op) }}
 		}
-		_, err := Run(ctx, g, Options{LV: "v", Dir: dir, Format: Qcow2, Compress: qcow2.Zstd})
+		_, err := Run(ctx, g, Options{LV: "v", Dir: dir, Format: Qcow2, Compress: Zstd})
 		if !fault.fired() {
 			if err != nil || n < 5 {
 				t.Fatalf("after %d operations without a fault: %v", n-1, err)
@@ -183,13 +183,13 @@ func TestQcow2SourceFails(t *testing.T) {
 func TestQcow2ReadsBackOtherwise(t *testing.T) {
 	g := newGroup(t)
 	g.add("v", odd(t, rand.New(rand.NewPCG(3, 3)), 6*mib))
-	r, err := Run(ctx, g, Options{LV: "v", Dir: t.TempDir(), Format: Qcow2, Compress: qcow2.Zstd})
+	r, err := Run(ctx, g, Options{LV: "v", Dir: t.TempDir(), Format: Qcow2, Compress: Zstd})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, at := range []int64{0, 25, 200, qcow2.ClusterBytes, r.ImageBytes / 2, r.ImageBytes - 1, r.ImageBytes - qcow2.ClusterBytes} {
 		dir := t.TempDir()
-		_, err := Run(ctx, g, Options{LV: "v", Dir: dir, Format: Qcow2, Compress: qcow2.Zstd, open: func(path string) (outputFile, error) {
+		_, err := Run(ctx, g, Options{LV: "v", Dir: dir, Format: Qcow2, Compress: Zstd, open: func(path string) (outputFile, error) {
 			f, err := openPartial(path)
 			return &faultyFile{f, func(op string) error {
 				if op == "sync" {
@@ -224,7 +224,7 @@ func flipByte(path string, at int64) error {
 func TestQcow2Damaged(t *testing.T) {
 	g := newGroup(t)
 	g.add("v", odd(t, rand.New(rand.NewPCG(4, 4)), 6*mib))
-	r, err := Run(ctx, g, Options{LV: "v", Dir: t.TempDir(), Format: Qcow2, Compress: qcow2.Zlib})
+	r, err := Run(ctx, g, Options{LV: "v", Dir: t.TempDir(), Format: Qcow2, Compress: Zlib})
 	if err != nil {
 		t.Fatal(err)
 	}

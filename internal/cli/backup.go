@@ -15,7 +15,6 @@ import (
 	"cowl/internal/backup"
 	"cowl/internal/backup/repo"
 	"cowl/internal/backup/repo/targets"
-	"cowl/internal/format/qcow2"
 	"cowl/internal/volume"
 )
 
@@ -23,7 +22,7 @@ import (
 type backupFlags struct {
 	to      string
 	format  option[backup.Format]
-	shrink  option[qcow2.Compression]
+	shrink  option[backup.Compression]
 	domain  string
 	room    roomFlags
 	noTrack bool
@@ -37,7 +36,7 @@ func newBackup(a *app) *cobra.Command {
 	o := backupFlags{
 		hooks:  newHookFlags(),
 		format: option[backup.Format]{value: backup.Raw, kind: "raw|tar|qcow2", parse: oneOf(map[string]backup.Format{"raw": backup.Raw, "tar": backup.Tar, "qcow2": backup.Qcow2})},
-		shrink: option[qcow2.Compression]{kind: "none|zlib|zstd", parse: oneOf(map[string]qcow2.Compression{"none": qcow2.None, "zlib": qcow2.Zlib, "zstd": qcow2.Zstd})},
+		shrink: option[backup.Compression]{kind: "none|zlib|gzip|zstd", parse: oneOf(map[string]backup.Compression{"none": backup.None, "zlib": backup.Zlib, "gzip": backup.Gzip, "zstd": backup.Zstd})},
 		room:   newRoom(),
 	}
 	cmd := &cobra.Command{
@@ -63,7 +62,8 @@ What is hidden and called .partial was left by a backup that was killed.
 Format raw is the volume's bytes; holes and zeroes take no space. Format tar is
 the files of an ext2, ext3 or ext4 in the volume, which cowl reads itself, or of
 an XFS, which it mounts (root, Linux): owners by number, modes, times, links,
-devices, extended attributes, ACLs, holes.
+devices, extended attributes, ACLs, holes. --compress zstd or gzip compresses the
+archive (.tar.zst, .tar.gz).
 
 Format qcow2 is the volume's bytes in qemu's image format, for virtual machines
 to run from: clusters of zeroes take no space, others are as they are, or
@@ -106,7 +106,7 @@ the group's free space, which several share, and no more than can ever be of use
   cowl backup server1/db fast/log --to repo:/backups/cowl
   cowl backup server1/db --to /backups --before-snapshot 'systemctl stop db' --after-snapshot 'systemctl start db'
   cowl backup server1/root --to /backups -L 2G --json
-  cowl backup server1/home --to /backups --format tar
+  cowl backup server1/home --to /backups --format tar --compress zstd
   cowl backup guests/web guests/web-data --to /backups --format qcow2 --compress zstd
   cowl backup guests/web guests/web-data --to /backups --format qcow2 --domain-xml web.xml
   cowl backup server1/root --to repo:/backups/cowl
@@ -118,7 +118,7 @@ the group's free space, which several share, and no more than can ever be of use
 	f.SortFlags = false
 	f.StringVar(&o.to, "to", "", "a directory for plain files, or a repository: the `target`")
 	flagOf(f, &o.format, "format", "", "what a plain file is (raw)")
-	flagOf(f, &o.shrink, "compress", "", "compress the clusters of a qcow2 image (none)")
+	flagOf(f, &o.shrink, "compress", "", "compress a tar archive (gzip, zstd), or the clusters of a qcow2 image (zlib, zstd) (none)")
 	f.StringVar(&o.domain, "domain-xml", "", "copy this libvirt domain `file` beside the images, its disks pointed at them")
 	o.room.add(f, "the snapshot, of each volume")
 	f.BoolVar(&o.noTrack, "no-track", false, "leave no snapshot by which the next backup knows what has changed")
@@ -151,8 +151,8 @@ func (o *backupFlags) run(cmd *cobra.Command, a *app, args []string) error {
 		return usage(cmd, "--format and --compress are of plain files; a repository keeps images, compressed.")
 	case o.domain != "" && (t.IsRepository() || o.format.value == backup.Tar):
 		return usage(cmd, "--domain-xml is of images in a directory, raw or qcow2.")
-	case o.shrink.given && o.format.value != backup.Qcow2:
-		return usage(cmd, "--compress is of --format qcow2.")
+	case o.shrink.given && o.format.value == backup.Raw:
+		return usage(cmd, "--compress is of --format tar and qcow2.")
 	case !t.IsRepository() && (o.noTrack || o.full):
 		return usage(cmd, "--no-track and --full are for repositories; plain files are always read as a whole.")
 	case t.IsRepository():

@@ -2,14 +2,11 @@ package cli
 
 import (
 	"bufio"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/spf13/cobra"
 	"github.com/vbauerster/mpb/v8/cwriter"
 
@@ -20,12 +17,12 @@ import (
 // tarFlags are the options of cowl tar.
 type tarFlags struct {
 	gzip, goOn bool
-	shrink     option[string] // "gzip", "zstd", or "" for none
+	shrink     option[archive.Compression]
 	access     accessFlags
 }
 
 func newTar(a *app) *cobra.Command {
-	o := tarFlags{shrink: option[string]{kind: "none|gzip|zstd", parse: oneOf(map[string]string{"none": "", "gzip": "gzip", "zstd": "zstd"})}}
+	o := tarFlags{shrink: option[archive.Compression]{kind: "none|gzip|zstd", parse: oneOf(map[string]archive.Compression{"none": archive.None, "gzip": archive.Gzip, "zstd": archive.Zstd})}}
 	cmd := &cobra.Command{
 		Use: "tar SOURCE[:/PATH] [OPTION]...", Short: "Archive files of a volume or image, without mounting it", GroupID: groupOwn,
 		Long: `Write a tar archive (POSIX pax) of a directory and all below it, or of one file, to
@@ -56,10 +53,10 @@ func (o *tarFlags) run(cmd *cobra.Command, a *app, at inside) error {
 		return usage(cmd, "An archive is not for a terminal: redirect it to a file or a pipe.")
 	}
 	if o.gzip {
-		if o.shrink.given && o.shrink.value != "gzip" {
+		if o.shrink.given && o.shrink.value != archive.Gzip {
 			return usage(cmd, "--gzip and --compress do not go together.")
 		}
-		o.shrink.value = "gzip"
+		o.shrink.value = archive.Gzip
 	}
 	ctx := cmd.Context()
 	return a.withFiles(ctx, at, o.access, func(fl *files) error {
@@ -67,28 +64,11 @@ func (o *tarFlags) run(cmd *cobra.Command, a *app, at inside) error {
 	})
 }
 
-// packer returns what compresses on the way to w. Closing it ends the
-// compressed stream, and does not close w.
-func packer(w io.Writer, how string) (io.WriteCloser, error) {
-	switch how {
-	case "gzip":
-		return gzip.NewWriter(w), nil
-	case "zstd":
-		return zstd.NewWriter(w)
-	}
-	return unpacked{w}, nil
-}
-
-// unpacked writes what it gets as it is.
-type unpacked struct{ io.Writer }
-
-func (unpacked) Close() error { return nil }
-
 // write writes the archive of a tree to standard output.
 func (o *tarFlags) write(ctx context.Context, a *app, tree archive.Tree, at inside) error {
 	// The archive's pieces are small, and each write is a system call.
 	buffered := bufio.NewWriterSize(a.Stdout, 1<<20)
-	to, err := packer(buffered, o.shrink.value)
+	to, err := o.shrink.value.Pack(buffered)
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ type Job struct {
 	Volumes  []string `json:"volumes"` // VG/LV or VG
 	Target   string   `json:"target"`
 	Format   string   `json:"format,omitempty"`
-	Compress string   `json:"compress,omitempty"` // of qcow2 images
+	Compress string   `json:"compress,omitempty"` // of tar and qcow2 images
 	Size     string   `json:"size,omitempty"`     // of each snapshot, as -L has it
 	Schedule string   `json:"schedule,omitempty"`
 
