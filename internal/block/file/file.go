@@ -2,7 +2,8 @@
 // (a disk, a partition, a loop device).
 //
 // It goes through the page cache by pread and pwrite, so any offset and length
-// works. A large write from page-aligned memory bypasses it where the file system
+// works. A small read asks for what the page cache has first, and only waits for
+// the disk where that is not all (Linux). A large write from page-aligned memory bypasses it where the file system
 // has direct I/O (Linux): copying it into fresh pages would take longer than
 // the disk does, and push out what others read. What else is special to Linux (locks on block devices, holes, discard,
 // the search for loop devices) has plain substitutes elsewhere: files only, and
@@ -67,6 +68,7 @@ type Options struct {
 // Locks inside: mu is taken alone. ReadAt and WriteAt take none.
 type Device struct {
 	f        *os.File
+	cached   *pageCache
 	direct   *os.File // the same file for direct I/O; nil where there is none
 	path     string
 	caps     block.Caps
@@ -166,7 +168,7 @@ func adopt(f *os.File, path string, o Options) (*Device, error) {
 		}
 	}
 	d := &Device{
-		f: f, path: path, disk: disk, bypass: o.ReadOnly && o.Direct && directFlag != 0, sync: datasync, allocate: allocate,
+		f: f, cached: newPageCache(f), path: path, disk: disk, bypass: o.ReadOnly && o.Direct && directFlag != 0, sync: datasync, allocate: allocate,
 	}
 	d.written.Store(1) // by whoever had it open before
 	size, caps, err := geometry(f, info, disk)
@@ -348,7 +350,15 @@ func (d *Device) ReadAt(p []byte, off int64) (int, error) {
 
 // read reads, by direct I/O through aligned memory where that is asked for.
 func (d *Device) read(p []byte, off int64) (int, error) {
-	if !d.bypass || len(p) == 0 || isAligned(p, off) {
+	if !d.bypass {
+		n := d.cached.read(p, off)
+		if n == len(p) {
+			return n, nil
+		}
+		more, err := d.f.ReadAt(p[n:], off+int64(n))
+		return n + more, err
+	}
+	if len(p) == 0 || isAligned(p, off) {
 		return d.f.ReadAt(p, off)
 	}
 	from := off &^ (directAlign - 1)

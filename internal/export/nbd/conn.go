@@ -67,13 +67,13 @@ type job struct {
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
-	budget := newBudget(maxHeld)
+	budget, stream := newBudget(maxHeld), newStream(nc)
 	return &conn{
 		srv:    s,
 		nc:     nc,
-		br:     bufio.NewReaderSize(nc, readBuffer),
+		br:     bufio.NewReaderSize(stream, readBuffer),
 		budget: budget,
-		out:    &outbox{conn: nc, budget: budget},
+		out:    &outbox{stream: stream, budget: budget},
 		jobs:   make(chan job),
 	}
 }

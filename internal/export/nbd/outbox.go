@@ -16,7 +16,7 @@ const gather = 256 << 10
 //
 // It is not bounded itself; each reply in it holds a part of the budget.
 type outbox struct {
-	conn   net.Conn
+	stream stream
 	budget *budget
 
 	mu      sync.Mutex
@@ -75,21 +75,14 @@ func (o *outbox) flush() {
 	o.mu.Unlock()
 }
 
-// write writes the replies by one system call where the connection has one
-// for it.
+// write writes the replies together.
 func (o *outbox) write(batch []*buffer) error {
-	if len(batch) == 1 && len(batch[0].more) == 0 {
-		_, err := o.conn.Write(batch[0].b)
-		return err
-	}
 	o.vector = o.vector[:0]
 	for _, b := range batch {
 		o.vector = append(o.vector, b.b)
 		o.vector = append(o.vector, b.more...)
 	}
-	rest := o.vector // WriteTo consumes what it is called on
-	_, err := rest.WriteTo(o.conn)
-	return err
+	return o.stream.writeAll(o.vector)
 }
 
 // release ends the replies' lives, written or not.
