@@ -56,9 +56,23 @@ func (c *cursor) take() fsread.Entry {
 const visibleFlags = 0x01 | 0x02 | 0x04 | 0x08 | 0x10 | 0x20 | 0x40 | 0x80 | 0x4000 | 0x10000 | 0x20000 | 0x800000 | 0x2000000 |
 	0x20000000 | ext4.FlagCasefold
 
-// compare returns what differs of two files of one type. What cannot be read is
-// asked about, and counts as the same.
+// compare is compareOnce, which is not called again for the other names of a file in
+// which nothing differs.
 func (d *differ) compare(path string, na, nb *fsread.Node) (what []string, err error) {
+	key := [2]ext4.Ino{na.Ino, nb.Ino}
+	if _, ok := d.alike[key]; ok {
+		return nil, nil
+	}
+	what, err = d.compareOnce(path, na, nb)
+	if err == nil && len(what) == 0 && na.Links > 1 && nb.Links > 1 && nb.Mode.Type() != ext4.TypeDir && len(d.alike) < maxAlike {
+		d.alike[key] = struct{}{}
+	}
+	return what, err
+}
+
+// compareOnce returns what differs of two files of one type. What cannot be read is
+// asked about, and counts as the same.
+func (d *differ) compareOnce(path string, na, nb *fsread.Node) (what []string, err error) {
 	content, same, xattrs := "", true, true
 	if !d.o.Quick || !d.kin || d.pair != nil || !sameInode(na, nb) {
 		if content, same, err = d.sameContent(path, na, nb); err != nil {

@@ -21,7 +21,7 @@ func (d *differ) sameBytes(path string, na, nb *fsread.Node) (bool, error) {
 	if na.Flags&nb.Flags&ext4.FlagEncrypt != 0 && sameInode(na, nb) {
 		return true, nil // as far as can be told without the key
 	}
-	c := comparison{ctx: d.ctx, pair: d.pair}
+	c := comparison{ctx: d.ctx, pair: d.pair, buf: &d.buf}
 	for s, n := range []*fsread.Node{na, nb} {
 		var err error
 		if c.files[s], err = d.fs[s].OpenFile(n); err != nil {
@@ -40,7 +40,7 @@ type comparison struct {
 	ctx   context.Context
 	pair  *fsread.Pair // nil if nothing is known
 	files [2]*fsread.File
-	buf   [2][]byte
+	buf   *[2][]byte // of compareBytes, once they are needed
 }
 
 // run compares the files, piece by piece that is of one kind in both. An error
@@ -89,7 +89,7 @@ func (c *comparison) piece(a, b fsread.Extent, n int64) (same bool, s side, err 
 		return true, sideA, nil
 	}
 	if c.buf[sideA] == nil {
-		c.buf = [2][]byte{make([]byte, compareBytes), make([]byte, compareBytes)}
+		*c.buf = [2][]byte{make([]byte, compareBytes), make([]byte, compareBytes)}
 	}
 	for off, end := a.Off, a.Off+n; off < end; off += compareBytes {
 		if c.ctx.Err() != nil {

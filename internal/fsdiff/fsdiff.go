@@ -96,7 +96,7 @@ func Diff(ctx context.Context, a, b *fsread.FS, pathA, pathB string, o Options, 
 		o.Names = [2]string{"first", "second"}
 	}
 	d := &differ{ctx: ctx, fs: [2]*fsread.FS{a, b}, o: o, report: report, budget: fsread.NewBudget(), kin: fsread.Kin(a, b),
-		seen: [2]fsread.InoSet{{}, {}}, held: [2]map[ext4.Ino][]string{{}, {}}}
+		seen: [2]fsread.InoSet{{}, {}}, held: [2]map[ext4.Ino][]string{{}, {}}, alike: map[[2]ext4.Ino]struct{}{}}
 	if o.Changed != nil && d.kin {
 		var err error
 		if d.pair, err = fsread.NewPair(ctx, a, b, o.Changed); err != nil {
@@ -131,6 +131,9 @@ type differ struct {
 	held    [2]map[ext4.Ino][]string // paths of names that may have been renamed
 	holding int                      // how many
 	come    []ext4.Ino               // of B, in order
+
+	buf   [2][]byte                // of the files that are compared
+	alike map[[2]ext4.Ino]struct{} // of files with several names, those in which nothing differs
 }
 
 const (
@@ -139,6 +142,9 @@ const (
 	maxPath  = 1 << 16
 	// maxHeld bounds the names that may turn out to be renamed.
 	maxHeld = 1 << 19
+	// maxAlike bounds the files that are remembered so as not to be read again under
+	// their other names.
+	maxAlike = 1 << 16
 )
 
 // failed asks what to do about an error of reading, if there is one.
