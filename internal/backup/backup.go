@@ -235,6 +235,7 @@ func (j *job) prepare(ctx context.Context, started time.Time) error {
 		return err
 	}
 	j.src = src
+	src.pool(o.SnapshotSize)
 	if o.Format == Tar {
 		if err := j.checkFiles(ctx, st); err != nil {
 			return err
@@ -306,11 +307,7 @@ func (j *job) read(ctx context.Context, m moment) (left, err error) {
 	case err != nil:
 		return nil, err
 	}
-	if highest == nil || fill(cow) > fill(highest) {
-		highest = cow
-	}
-	percent := fill(highest)
-	j.report.SnapshotFill = &percent
+	j.report.SnapshotFill = highestFill(highest, cow)
 	j.m.Finished = time.Now().UTC()
 	j.sums(d)
 	return nil, nil

@@ -35,7 +35,7 @@ type Own struct {
 	Origin   string    `json:"origin"`
 	Role     Role      `json:"role"`
 	Time     time.Time `json:"time"`
-	Bytes    int64     `json:"bytes"` // of its COW store
+	Bytes    int64     `json:"bytes"` // of its COW store; 0 of one in a thin pool
 	Host     string    `json:"host,omitempty"`
 	Process  int       `json:"process,omitempty"`    // of the backup that runs, or was killed
 	Tracks   string    `json:"repository,omitempty"` // of a tracking one: the repository's ID
@@ -53,7 +53,14 @@ func OwnSnapshots(vg *volume.Group) []*Own {
 		if s.Segment.Merging {
 			continue
 		}
-		if o := ownSnapshot(vg, s); o != nil {
+		if o := ownSnapshot(vg, s.Cow, s.Origin.Name); o != nil {
+			out = append(out, o)
+		}
+	}
+	for _, lv := range vg.LVs {
+		if lv.IsThin() && slices.Contains(lv.Tags, Tag) { // its origin may be gone
+			o := ownSnapshot(vg, lv, lv.ThinOrigin())
+			o.Bytes = 0 // what it takes in its pool only the pool knows
 			out = append(out, o)
 		}
 	}
@@ -72,20 +79,20 @@ func OwnSnapshots(vg *volume.Group) []*Own {
 }
 
 // ownSnapshot reads the tags of one snapshot, nil if no backup made it.
-func ownSnapshot(vg *volume.Group, s volume.Snap) *Own {
-	o := &Own{VG: vg.Name, LV: s.Cow.Name, Origin: s.Origin.Name, Time: time.Unix(s.Cow.CreationTime, 0).UTC(), Bytes: vg.LVSize(s.Cow).Bytes()}
-	for _, tag := range s.Cow.Tags {
+func ownSnapshot(vg *volume.Group, lv *volume.LV, origin string) *Own {
+	o := &Own{VG: vg.Name, LV: lv.Name, Origin: origin, Time: time.Unix(lv.CreationTime, 0).UTC(), Bytes: vg.LVSize(lv).Bytes()}
+	for _, tag := range lv.Tags {
 		if text, ok := strings.CutPrefix(tag, TrackingTag); ok {
 			o.Role = Tracking
 			o.Tracks, o.Backup, _ = strings.Cut(text, ":")
 			return o
 		}
 	}
-	if !slices.Contains(s.Cow.Tags, Tag) {
+	if !slices.Contains(lv.Tags, Tag) {
 		return nil
 	}
 	o.Role = Abandoned
-	host, pid, known := ownerOf(s.Cow.Tags)
+	host, pid, known := ownerOf(lv.Tags)
 	o.Host, o.Process = host, pid
 	switch {
 	case known && host != hostname():

@@ -343,7 +343,7 @@ func (s scene) afterKill(t *testing.T, trace []string, known [][]byte) (left int
 			t.Fatal(err)
 		}
 		for _, snap := range st.Group.Snapshots() {
-			if o := ownSnapshot(st.Group, snap); o == nil || o.Role != Tracking {
+			if o := ownSnapshot(st.Group, snap.Cow, snap.Origin.Name); o == nil || o.Role != Tracking {
 				t.Errorf("after the cleanup there is %s with tags %q", snap.Cow.Name, snap.Cow.Tags)
 			}
 		}

@@ -458,16 +458,23 @@ func ofOneGroup(sources []*source) iter.Seq[[]*source] {
 	}
 }
 
+// activationSkip is the flag of volumes that lvm2 activates only if it is told to,
+// as it makes snapshots in thin pools. A clone that is in use does not have it.
+const activationSkip = "ACTIVATION_SKIP"
+
 // WholeGroup names the volumes that a backup of a group as such is of: all but
-// snapshots, and what cowl cannot activate; skipped says so of these.
+// snapshots, and what cannot be backed up; skipped says so of these.
 func WholeGroup(st *manager.Status) (names, skipped []string) {
 	for _, lv := range st.Group.Visible() {
-		kind, bad := st.Group.UnsupportedType(lv)
+		err := st.Backable(lv)
 		_, merging := st.Group.MergingInto(lv)
 		switch {
-		case st.Group.IsCow(lv):
-		case bad:
-			skipped = append(skipped, fmt.Sprintf("%s/%s is left out: cowl cannot activate segment type %s", st.Group.Name, lv.Name, kind))
+		case st.Group.IsCow(lv), lv.ThinOrigin() != "" && slices.Contains(lv.Tags, Tag):
+		case st.Kernel && lv.IsPool(): // its volumes are named
+		case err != nil:
+			skipped = append(skipped, fmt.Sprintf("%s/%s is left out: %v", st.Group.Name, lv.Name, err))
+		case lv.ThinOrigin() != "" && slices.Contains(lv.Flags, activationSkip):
+			skipped = append(skipped, fmt.Sprintf("%s/%s is left out: it is a snapshot of %s that is not meant to be activated", st.Group.Name, lv.Name, lv.ThinOrigin()))
 		case merging:
 			skipped = append(skipped, fmt.Sprintf("%s/%s is left out: a snapshot is being merged into it", st.Group.Name, lv.Name))
 		default:

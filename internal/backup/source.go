@@ -40,6 +40,7 @@ type source struct {
 	owner    string // the tag that makes the snapshot ours
 	instant  string // of a snapshot that is not ours, "" if not known
 	tracks   bool   // ours is to be left behind, see track.go
+	pooled   bool   // what is read is in a thin pool: it has no store of its own
 }
 
 // findSource looks the volume up. One that is a snapshot is read as it is, of
@@ -53,8 +54,8 @@ func findSource(ctx context.Context, g manager.Group, name string) (*source, *ma
 	if err != nil {
 		return nil, nil, err
 	}
-	if kind, bad := st.Group.UnsupportedType(lv); bad {
-		return nil, nil, errs.E(errs.Unsupported, "volume %s/%s has segment type %s", st.Group.Name, name, kind)
+	if err := st.Backable(lv); err != nil {
+		return nil, nil, err
 	}
 	s := &source{g: g, vg: st.Group, lv: lv}
 	snap, isSnapshot := st.Group.SnapshotOf(lv)
@@ -68,6 +69,12 @@ func findSource(ctx context.Context, g manager.Group, name string) (*source, *ma
 		s.snapshot, s.own, s.owner = snapshotName(st.Group, name, time.Now()), true, newOwner()
 	}
 	return s, st, nil
+}
+
+// pool notes that our snapshot of a thin volume takes its space from the pool,
+// which it does if it is given no size.
+func (s *source) pool(size volume.Size) {
+	s.pooled = s.own && s.lv.IsThin() && size.IsZero()
 }
 
 // id is the name of what is read, as people write it.
@@ -111,7 +118,7 @@ func hostname() string {
 // spec asks for our snapshot, one of n that are taken together.
 func (s *source) spec(size volume.Size, n int) volume.SnapshotSpec {
 	spec := volume.SnapshotSpec{Origin: s.lv.Name, Name: s.snapshot, Size: size, ReadOnly: s.readOnly, Tags: []string{Tag, s.owner}}
-	if s.tracks {
+	if s.tracks && !s.pooled {
 		spec.Tags = append(spec.Tags, trackedTags()...)
 		if size.IsZero() {
 			spec.Size = trackedSize(s.vg, s.lv, n)
@@ -163,13 +170,17 @@ func (s *source) removeSnapshot(ctx context.Context, name string) error {
 
 // check tells whether the snapshot still shows the instant it was taken at,
 // and how full it is. It is asked after the last read: what was read from a
-// snapshot that has overflowed by then cannot be trusted.
+// snapshot that has overflowed by then cannot be trusted. One in a thin pool
+// cannot overflow, and nothing is said of how full it is.
 func (s *source) check(ctx context.Context) (*manager.CowStatus, error) {
 	st, err := s.g.Status(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("status of snapshot %s: %w", s.id(), err)
 	}
 	rt, ok := st.LVs[s.snapshot]
+	if lv := st.Group.LV(s.snapshot); ok && s.pooled && lv != nil && slices.Contains(lv.Tags, s.owner) {
+		return nil, nil
+	}
 	if !ok || rt.Cow == nil {
 		return nil, errs.E(errs.Conflict, "snapshot %s was removed or deactivated while it was read", s.id())
 	}
@@ -198,6 +209,11 @@ func (s *source) leftovers(dir string, known ...string) []string {
 	for _, snap := range s.vg.SnapshotsOf(s.lv) {
 		if slices.Contains(snap.Cow.Tags, Tag) && !snap.Segment.Merging && snap.Cow.Name != s.snapshot && !slices.Contains(known, snap.Cow.Name) {
 			notes = append(notes, describeLeftover(s.vg.Name+"/"+snap.Cow.Name, snap.Cow.Tags))
+		}
+	}
+	for _, lv := range s.vg.ThinSnapshotsOf(s.lv) {
+		if slices.Contains(lv.Tags, Tag) && lv.Name != s.snapshot {
+			notes = append(notes, describeLeftover(s.vg.Name+"/"+lv.Name, lv.Tags))
 		}
 	}
 	for _, path := range abandoned(dir, s.vg.Name, s.lv.Name) {
@@ -243,6 +259,9 @@ func (s *source) watch(ctx context.Context, every time.Duration, note func(strin
 			}
 			cow, err := s.check(ctx)
 			switch {
+			case err == nil && cow == nil:
+				failures = 0
+				continue
 			case err == nil:
 				failures, last = 0, cow
 			case cow != nil: // overflowed
@@ -288,6 +307,19 @@ func fill(c *manager.CowStatus) float64 {
 		return 0
 	}
 	return 100 * float64(c.Allocated) / float64(c.Total)
+}
+
+// highestFill is the fuller of two looks at a store, in percent; nil if there is
+// none.
+func highestFill(looks ...*manager.CowStatus) *float64 {
+	var highest *float64
+	for _, c := range looks {
+		if c != nil && (highest == nil || fill(c) > *highest) {
+			percent := fill(c)
+			highest = &percent
+		}
+	}
+	return highest
 }
 
 // bytesText writes a size for people, in binary units.

@@ -137,6 +137,7 @@ func (s *storing) prepare(ctx context.Context, started time.Time) error {
 		return err
 	}
 	s.src = src
+	src.pool(s.o.SnapshotSize)
 	s.report = &RepositoryReport{
 		VG: src.vg.Name, LV: src.lv.Name, Snapshot: src.snapshot, SnapshotKept: !src.own, Repository: s.o.Repo.Name(),
 	}
@@ -211,11 +212,7 @@ func (s *storing) store(ctx context.Context, dev block.Device, lock *repo.Lock) 
 	if err != nil {
 		return s.explain(ctx, err)
 	}
-	if highest == nil || fill(cow) > fill(highest) {
-		highest = cow
-	}
-	percent := fill(highest)
-	s.report.SnapshotFill = &percent
+	s.report.SnapshotFill = highestFill(highest, cow)
 	s.report.Backup, s.report.Base, s.report.Stats, s.report.Verified = b.ID, b.Base, s.rec.Stats, true
 	return nil
 }

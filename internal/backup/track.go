@@ -58,7 +58,7 @@ type base struct {
 }
 
 // tracks tells whether the backup leaves its snapshot behind.
-func (s *storing) tracks() bool { return s.src.own && !s.o.NoTrack }
+func (s *storing) tracks() bool { return s.src.own && !s.src.pooled && !s.o.NoTrack }
 
 // tracking returns the names of a volume's tracking snapshots of a repository.
 func tracking(vg *volume.Group, lv *volume.LV, repository string) (names []string) {
@@ -98,6 +98,10 @@ func (s *storing) findBase(ctx context.Context) error {
 		return nil
 	}
 	s.replaced = tracking(s.src.vg, s.src.lv, s.o.Repo.ID())
+	if s.src.pooled {
+		s.report.FullBecause = "what changes in a thin pool is not known; with -L the snapshot has a store that knows it"
+		return nil
+	}
 	if s.o.Full {
 		s.report.FullBecause = "that was asked for"
 		return nil

@@ -97,7 +97,11 @@ func (c *cleanup) print(found []*backup.Own) error {
 		return nil
 	}
 	for _, o := range found {
-		c.say("%s %s/%s (%s): %s.", c.fate(o), o.VG, o.LV, sizeText(o.Bytes), why(o))
+		size := ""
+		if o.Bytes > 0 {
+			size = " (" + sizeText(o.Bytes) + ")"
+		}
+		c.say("%s %s/%s%s: %s.", c.fate(o), o.VG, o.LV, size, why(o))
 	}
 	return nil
 }

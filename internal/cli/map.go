@@ -117,6 +117,10 @@ func changesBetween(ctx context.Context, g manager.Group, vg *volume.Group, lv, 
 		return nil, err
 	}
 	s, ok := vg.SnapshotOf(from)
+	if !ok && from.ThinOrigin() != "" {
+		return nil, errs.WithHint(errs.E(errs.Unsupported, "%s/%s is a snapshot in a thin pool: what has changed since cowl cannot tell", vg.Name, since),
+			"Take one with a size (lvcreate -s -L), which has a store of its own.")
+	}
 	if !ok {
 		return nil, errs.E(errs.Usage, "Logical volume %s/%s is not a snapshot.", vg.Name, since)
 	}

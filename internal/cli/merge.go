@@ -62,7 +62,7 @@ func (c *merging) mergeOne(ctx context.Context, g manager.Group, name string) (m
 	}
 	snap, isSnap := s.Group.SnapshotOf(s.Group.LV(name))
 	if !isSnap {
-		return mergeNotStarted, errNoSnapshot(s.Group.Name, name)
+		return mergeNotStarted, errNoSnapshot(s.Group, name)
 	}
 	origin := snap.Origin.Name
 	r, err := g.Merge(ctx, c.spec(name))
@@ -82,8 +82,12 @@ func (c *merging) mergeOne(ctx context.Context, g manager.Group, name string) (m
 	return mergeFinished, c.watch(ctx, g, s.Group.Name, origin, name)
 }
 
-func errNoSnapshot(vg, name string) error {
-	return errs.E(errs.Conflict, "%s is not a snapshot: only snapshots can be merged.", fullName(vg, name))
+func errNoSnapshot(vg *volume.Group, name string) error {
+	full := fullName(vg.Name, name)
+	if lv := vg.LV(name); lv != nil && lv.ThinOrigin() != "" {
+		return errs.WithHint(errs.E(errs.Unsupported, "%s is a snapshot in a thin pool: cowl does not merge these.", full), "lvm2 does: lvconvert --merge %s", full)
+	}
+	return errs.E(errs.Conflict, "%s is not a snapshot: only snapshots can be merged.", full)
 }
 
 // spec is what is asked for.

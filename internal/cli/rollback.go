@@ -165,7 +165,7 @@ func newUndoing(st *manager.Status, name string) (*undoing, error) {
 	}
 	s, ok := st.Group.SnapshotOf(lv)
 	if !ok {
-		return nil, errNoSnapshot(st.Group.Name, name)
+		return nil, errNoSnapshot(st.Group, name)
 	}
 	u := &undoing{vg: st.Group.Name, snapshot: lv.Name, origin: s.Origin.Name, id: lv.ID, copied: -1, merging: s.Segment.Merging}
 	if lv.CreationTime != 0 {

@@ -22,9 +22,11 @@ func (a *app) say(format string, args ...any) {
 	}
 }
 
-// warn writes a warning to standard error.
+// warn writes a warning to standard error. Of lvm2's own warnings the word is
+// there already.
 func (a *app) warn(format string, args ...any) {
-	writeLines(a.Stderr, "WARNING: "+fmt.Sprintf(format, args...))
+	const word = "WARNING: "
+	writeLines(a.Stderr, word+strings.TrimPrefix(fmt.Sprintf(format, args...), word))
 }
 
 // note writes a remark to standard error.

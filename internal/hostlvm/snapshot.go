@@ -86,10 +86,18 @@ func (g *Group) plan(model *volume.Group, specs []volume.SnapshotSpec) ([]planne
 	var notes []string
 	next := model
 	for _, spec := range specs {
+		if lv := model.LV(spec.Origin); lv != nil && lv.IsThin() && spec.Size.IsZero() {
+			p, err := g.planThin(next, lv, spec)
+			if err != nil {
+				return nil, nil, err
+			}
+			plan = append(plan, p)
+			continue
+		}
 		if g.o.Advise != nil {
 			g.o.Advise(next, &spec)
 		}
-		change, err := next.CreateSnapshot(unplaced(spec), stamp())
+		change, err := next.PlanSnapshot(unplaced(spec), stamp())
 		if err != nil {
 			return nil, nil, err
 		}
@@ -118,6 +126,29 @@ func (g *Group) plan(model *volume.Group, specs []volume.SnapshotSpec) ([]planne
 		}
 	}
 	return plan, notes, nil
+}
+
+// planThin plans a snapshot in the pool of a thin volume, as lvm2 takes it where no
+// size is given: it needs no space until something is written. lvm2 would leave
+// it inactive.
+func (g *Group) planThin(model *volume.Group, origin *volume.LV, spec volume.SnapshotSpec) (planned, error) {
+	if spec.Name == "" {
+		spec.Name = model.NextLVName()
+	}
+	if err := newName(model, spec.Name); err != nil {
+		return planned{}, err
+	}
+	if len(spec.PVs) > 0 || spec.ChunkSize != 0 {
+		return planned{}, errs.WithHint(errs.E(errs.Usage, "a snapshot of thin volume %s takes its space, and its chunk size, from pool %s", g.full(origin.Name), origin.Pool()),
+			"With a size (-L) it gets a COW store of its own, outside of the pool.")
+	}
+	tags, err := tagArgs("--addtag", spec.Tags)
+	if err != nil {
+		return planned{}, err
+	}
+	args := []string{"--snapshot", "--name", spec.Name, "--setactivationskip", "n", "--activate", "y"}
+	args = append(append(args, permissionArg(spec.ReadOnly)...), tags...)
+	return planned{name: spec.Name, origin: origin, tags: spec.Tags, args: append(args, g.full(origin.Name))}, nil
 }
 
 // onFull says that a snapshot cannot have the policy for a full store that it

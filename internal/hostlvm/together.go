@@ -33,7 +33,10 @@ import (
 //
 // A suspended device does not answer reads. So the one origin with the files that
 // lvm2 itself needs, the root file system mostly, is not held: its snapshot is
-// taken first, by lvm2's own suspending, while all others are still.
+// taken first, by lvm2's own suspending, while all others are still. Nor is a thin
+// volume: lvm2 tells its pool of a snapshot when it resumes what it has suspended
+// itself, and one that it finds suspended it leaves with metadata that the pool
+// does not know (seen with 2.03.16).
 //
 // If anything fails, all is let go and the snapshots are removed. If this process
 // is killed or takes too long, package freeze's guard lets go.
@@ -52,7 +55,8 @@ func (g *Group) together(ctx context.Context, model *volume.Group, plan []planne
 		hold.Limit = freeze.DefaultLimit + time.Duration(max(0, len(plan)-4))*holdMore
 	}
 	if held != nil && len(hold.unheld) > 0 {
-		return nil, errs.E(errs.Unsupported, "%s cannot be held for other groups: files that lvm2 needs are on it", g.full(hold.unheld[0]))
+		return nil, errs.WithHint(errs.E(errs.Unsupported, "%s cannot be held for other groups: %s", g.full(hold.unheld[0]), hold.why),
+			"Take its snapshot by itself.")
 	}
 	if err := g.o.Guard(ctx); err != nil {
 		return nil, err
@@ -97,10 +101,10 @@ func (g *Group) countText(plan []planned) string {
 	return fmt.Sprintf("%d volumes of %s were", len(plan), g.name)
 }
 
-// OnOwnFiles reports whether one of the origins cannot be held because files
-// that lvm2 needs are on it. Of the groups that share an instant one may have
+// Unholdable reports whether one of the origins cannot be held: files that lvm2
+// needs are on it, or it is a thin volume. Of the groups that share an instant one may have
 // such a volume: that which takes its snapshots first.
-func (g *Group) OnOwnFiles(ctx context.Context, specs []volume.SnapshotSpec) (bool, error) {
+func (g *Group) Unholdable(ctx context.Context, specs []volume.SnapshotSpec) (bool, error) {
 	model, err := g.o.Read(ctx)
 	if err != nil {
 		return false, err
@@ -121,6 +125,7 @@ func (g *Group) OnOwnFiles(ctx context.Context, specs []volume.SnapshotSpec) (bo
 type holding struct {
 	freeze.Plan
 	unheld []string
+	why    string // the reason of the last of them
 }
 
 // holdPlan says what is held, and in which order the snapshots are taken. An
@@ -149,9 +154,9 @@ func (g *Group) holdPlan(model *volume.Group, plan []planned) (hold holding, ord
 		if err != nil {
 			return hold, nil, err
 		}
-		if on.needed(g.lvm.path) {
+		if why := g.whyUnheld(p.origin, on); why != "" {
 			first = append(first, p)
-			hold.unheld = append(hold.unheld, p.origin.Name)
+			hold.unheld, hold.why = append(hold.unheld, p.origin.Name), why
 			continue
 		}
 		hold.Mounts = append(hold.Mounts, on.indirect...)
@@ -163,9 +168,21 @@ func (g *Group) holdPlan(model *volume.Group, plan []planned) (hold holding, ord
 		for _, p := range first {
 			names = append(names, g.full(p.origin.Name))
 		}
-		return hold, nil, errs.WithHint(errs.E(errs.Unsupported, "%s cannot be held at one instant: lvm2's own files are on all of them, and at most one such volume can be part of it.",
-			strings.Join(names, " and ")), "Take their snapshots one after the other.")
+		return hold, nil, errs.WithHint(errs.E(errs.Unsupported, "%s cannot show one instant: they cannot be held still (of the last one, %s), and at most one such volume can be part of it.",
+			strings.Join(names, " and "), hold.why), "Take their snapshots one after the other, each with a command of its own.")
 	}
 	hold.Mounts = freeze.Order(hold.Mounts)
 	return hold, append(first, rest...), nil
+}
+
+// whyUnheld says why a volume must not be held while lvm2 takes its snapshot, ""
+// if it may be.
+func (g *Group) whyUnheld(origin *volume.LV, on standing) string {
+	switch {
+	case origin.IsThin():
+		return "lvm2 has to suspend a thin volume itself"
+	case on.needed(g.lvm.path):
+		return "files that lvm2 needs are on it"
+	}
+	return ""
 }

@@ -46,7 +46,7 @@ func buildLab(dir string) error {
 	if err != nil {
 		return err
 	}
-	kernel, mods, err := unpack(ctx, deb)
+	kernel, all, err := unpack(ctx, deb)
 	if err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func buildLab(dir string) error {
 	if err := os.WriteFile(filepath.Join(out, "vmlinuz"), kernel, 0o644); err != nil {
 		return err
 	}
-	if err := writeInitrd(filepath.Join(out, "initrd"), agent, mods); err != nil {
+	if err := writeInitrd(filepath.Join(out, "initrd"), agent, all); err != nil {
 		return err
 	}
 	if err := os.Rename(out, dir); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -109,9 +109,8 @@ func download(ctx context.Context, dir string) (string, error) {
 	return debs[0], nil
 }
 
-// unpack returns the kernel and the modules that the recipe names, with what
-// they depend on, in loading order.
-func unpack(ctx context.Context, deb string) (kernel []byte, ordered []module, err error) {
+// unpack returns the kernel and all of its modules, by name.
+func unpack(ctx context.Context, deb string) (kernel []byte, all map[string][]byte, err error) {
 	cmd := exec.CommandContext(ctx, judge.Find("dpkg-deb"), "--fsys-tarfile", deb)
 	pipe, err := cmd.StdoutPipe()
 	if err != nil {
@@ -120,7 +119,7 @@ func unpack(ctx context.Context, deb string) (kernel []byte, ordered []module, e
 	if err := cmd.Start(); err != nil {
 		return nil, nil, err
 	}
-	all := map[string][]byte{}
+	all = map[string][]byte{}
 	for r := tar.NewReader(pipe); ; {
 		h, e := r.Next()
 		if e == io.EOF {
@@ -143,23 +142,10 @@ func unpack(ctx context.Context, deb string) (kernel []byte, ordered []module, e
 	if err = errors.Join(err, cmd.Wait()); err != nil {
 		return nil, nil, fmt.Errorf("unpack %s: %w", filepath.Base(deb), err)
 	}
-	order, err := moduleOrder(all, modules)
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, name := range order {
-		ordered = append(ordered, module{name, all[name]})
-	}
-	if kernel == nil || len(ordered) == 0 {
+	if kernel == nil || len(all) == 0 {
 		return nil, nil, fmt.Errorf("unpack %s: no kernel or no modules in it", filepath.Base(deb))
 	}
-	return kernel, ordered, nil
-}
-
-// module is a kernel module.
-type module struct {
-	name string
-	text []byte
+	return kernel, all, nil
 }
 
 // buildInit builds the initramfs's process 1.
@@ -175,7 +161,7 @@ func buildInit(ctx context.Context, dir string) ([]byte, error) {
 
 // writeInitrd writes the initramfs. It is not compressed: under emulation
 // unpacking would cost more than loading.
-func writeInitrd(path string, agent []byte, mods []module) error {
+func writeInitrd(path string, agent []byte, all map[string][]byte) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
@@ -196,14 +182,35 @@ func writeInitrd(path string, agent []byte, mods []module) error {
 	if err := addAliases(c); err != nil {
 		return err
 	}
-	var list bytes.Buffer
-	for _, m := range mods {
-		name := "/lib/modules/" + m.name + ".ko"
-		c.file(name, 0o644, m.text)
-		fmt.Fprintln(&list, name)
+	if err := addModules(c, guest.Modules, all, modules); err != nil {
+		return err
 	}
-	c.file(guest.Modules, 0o644, list.Bytes())
+	for _, name := range onDemand {
+		if err := addModules(c, loadList(name), all, []string{name}); err != nil {
+			return err
+		}
+	}
 	return errors.Join(c.close(), w.Flush(), f.Close())
+}
+
+// loadList is the file that lists what has to be loaded for a module.
+func loadList(name string) string { return "/lib/modules/" + moduleName(name) + ".needs" }
+
+// addModules adds modules with what they depend on, and the list of them in
+// loading order. A file that is there already stays.
+func addModules(c *cpioWriter, list string, all map[string][]byte, names []string) error {
+	order, err := moduleOrder(all, names)
+	if err != nil {
+		return err
+	}
+	var text bytes.Buffer
+	for _, name := range order {
+		path := "/lib/modules/" + name + ".ko"
+		c.file(path, 0o644, all[name])
+		fmt.Fprintln(&text, path)
+	}
+	c.file(list, 0o644, text.Bytes())
+	return nil
 }
 
 // addProgram copies a program to the same name in /usr/sbin, and the

@@ -104,6 +104,18 @@ func (vm *VM) Try(script string) (output string, status int) {
 	return string(r.Output), r.Status
 }
 
+// Load loads kernel modules, and what they depend on, which are not loaded when
+// the machine boots: dm-thin-pool, dm-raid, ... (see the recipe).
+func (vm *VM) Load(modules ...string) {
+	vm.t.Helper()
+	for _, name := range modules {
+		vm.Sh(`for file in $(cat ` + loadList(name) + `); do
+				name=${file##*/}
+				grep -q "^${name%.ko} " /proc/modules || insmod $file
+			done`)
+	}
+}
+
 // Write performs the writes in order and flushes the devices.
 func (vm *VM) Write(writes ...Write) {
 	vm.t.Helper()

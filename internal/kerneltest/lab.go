@@ -14,12 +14,14 @@ import (
 	"cowl/internal/judge"
 )
 
-// The recipe: Debian's kernel for virtual machines, these modules of it, and
-// these programs of the machine that the test runs on.
+// The recipe: Debian's kernel for virtual machines, these modules of it, those
+// that VM.Load loads when a test asks for them, and these programs of the machine
+// that the test runs on.
 const kernelPackage = "linux-image-cloud-amd64"
 
 var (
 	modules  = []string{"virtio_pci", "virtio_blk", "virtio_console", "dm-mod", "dm-snapshot", "dm-delay"}
+	onDemand = []string{"dm-thin-pool", "dm-mirror", "dm-raid", "raid1", "dm-cache", "dm-cache-smq"}
 	programs = []string{"busybox", "lvm", "dmsetup", "mke2fs", "e2fsck"}
 )
 

@@ -129,7 +129,7 @@ func (g *Hosted) Status(ctx context.Context) (*Status, error) {
 		return nil, err
 	}
 	defer s.set.close()
-	st := &Status{Group: f.Group}
+	st := &Status{Group: f.Group, Kernel: true}
 	running, err := g.group.Running(f.Group)
 	if err != nil {
 		return nil, err

@@ -6,9 +6,11 @@ package manager
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"cowl/internal/block"
+	"cowl/internal/errs"
 	"cowl/internal/forecast"
 	"cowl/internal/volume"
 )
@@ -108,6 +110,33 @@ type Status struct {
 	LVs   map[string]LVStatus // by name; active volumes only
 	PVs   []PVStatus          // in the metadata's order
 	Owner int                 // process id of the daemon that has the group active, 0 if none
+
+	// Kernel: lvm2 runs the group, and so volumes of more types than cowl's engine.
+	Kernel bool
+}
+
+// Backable returns nil if a backup can be made of a volume by whoever runs the
+// group, else an error of kind errs.Unsupported which says what it is, and what to
+// do.
+func (s *Status) Backable(lv *volume.LV) error {
+	name := s.Group.Name + "/" + lv.Name
+	if lv.IsPool() {
+		kind := string(lv.Segments[0].Type)
+		err := errs.E(errs.Unsupported, "%s is a %s: what is in it are the volumes that take their space from it", name, kind)
+		if names := s.Group.ThinVolumesOf(lv); len(names) > 0 {
+			return errs.WithHint(err, "Name these: %s/%s", s.Group.Name, strings.Join(names, " "+s.Group.Name+"/"))
+		}
+		return err
+	}
+	kind, foreign := s.Group.UnsupportedType(lv)
+	switch {
+	case s.Kernel && !s.Group.IsVisible(lv) && !s.Group.IsCow(lv):
+		return errs.WithHint(errs.E(errs.Unsupported, "volume %s is internal to another one", name), "Name that one: lvs -a -o name,devices %s shows it.", s.Group.Name)
+	case s.Kernel || !foreign:
+		return nil
+	}
+	return errs.WithHint(errs.E(errs.Unsupported, "volume %s has segment type %s, which cowl's engine does not run", name, kind),
+		"The kernel's LVM may: as root, lvchange -ay %s, and then the same command without --backend. See docs/host-lvm.md.", name)
 }
 
 // PVStatus is what the metadata does not say about a PV.

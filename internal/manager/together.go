@@ -65,7 +65,7 @@ type together struct {
 const (
 	outside = iota // lvm2's, which takes seconds: it would hold up the others
 	middle         // cowl's, which takes milliseconds
-	inside         // one of which a volume cannot be held, see Hosted.onOwnFiles
+	inside         // one of which a volume cannot be held, see hostlvm.Group.Unholdable
 )
 
 // sort puts the groups into their order.
@@ -80,12 +80,12 @@ func (t *together) sort(ctx context.Context) error {
 			continue
 		}
 		rank[i] = outside
-		own, err := g.group.OnOwnFiles(ctx, p.Specs)
+		own, err := g.group.Unholdable(ctx, p.Specs)
 		if err != nil {
 			return err
 		}
 		if own && first != "" {
-			return errs.WithHint(errs.E(errs.Unsupported, "groups %s and %s cannot be held at one instant: files that lvm2 needs are on volumes of both", first, p.Name),
+			return errs.WithHint(errs.E(errs.Unsupported, "groups %s and %s cannot show one instant: both have a volume in it that cannot be held still, a thin one or one with files that lvm2 needs", first, p.Name),
 				"Take their snapshots one after the other.")
 		}
 		if own {

@@ -26,9 +26,32 @@ func CowMax(origin int64, chunk Sectors) int64 {
 // and the internal LV snapshotN that ties it to the origin.
 func (g *Group) CreateSnapshot(spec SnapshotSpec, s Stamp) (*Change, error) {
 	origin, err := g.checkOrigin(spec.Origin)
+	if err == nil {
+		err = g.checkSupported(origin)
+	}
 	if err != nil {
 		return nil, err
 	}
+	return g.createSnapshot(spec, origin, s)
+}
+
+// PlanSnapshot is CreateSnapshot for a group that lvm2 runs and changes: the
+// origin may be of a type that cowl's engine does not run. What comes out says
+// how large a snapshot would be; it is not to be written.
+func (g *Group) PlanSnapshot(spec SnapshotSpec, s Stamp) (*Change, error) {
+	origin, err := g.checkOrigin(spec.Origin)
+	switch {
+	case err != nil:
+		return nil, err
+	case origin.IsPool():
+		return nil, errs.E(errs.Unsupported, "Logical volume %s/%s is a %s: there are no snapshots of it.", g.Name, origin.Name, origin.Segments[0].Type)
+	case !g.IsVisible(origin):
+		return nil, g.checkSupported(origin)
+	}
+	return g.createSnapshot(spec, origin, s)
+}
+
+func (g *Group) createSnapshot(spec SnapshotSpec, origin *LV, s Stamp) (*Change, error) {
 	if spec.ChunkSize == 0 {
 		spec.ChunkSize = DefaultChunk
 	}
@@ -66,7 +89,8 @@ func (g *Group) CreateSnapshot(spec SnapshotSpec, s Stamp) (*Change, error) {
 	return c, nil
 }
 
-// checkOrigin returns the LV if a snapshot may be taken of it.
+// checkOrigin returns the LV if a snapshot may be taken of it, as far as its
+// type allows that.
 func (g *Group) checkOrigin(name string) (*LV, error) {
 	lv := g.LV(name)
 	switch {
@@ -74,9 +98,6 @@ func (g *Group) checkOrigin(name string) (*LV, error) {
 		return nil, errs.E(errs.NotFound, "Snapshot origin LV %s not found in Volume group %s.", name, g.Name)
 	case g.IsCow(lv):
 		return nil, errs.E(errs.Unsupported, "Snapshots of snapshots are not supported.")
-	}
-	if err := g.checkSupported(lv); err != nil {
-		return nil, err
 	}
 	if _, merging := g.MergingInto(lv); merging {
 		return nil, errs.E(errs.Conflict, "Snapshots of an origin that has a merging snapshot are not supported.")

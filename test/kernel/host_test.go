@@ -63,7 +63,7 @@ func (h *host) boot(t *testing.T) {
 		COWL_TEST_IS_PROGRAM=1 COWL_RUN_DIR=/run/cowl exec /bin/cowl.test "$@"
 	E
 		chmod +x /bin/cowl
-		printf 'devices { use_devicesfile = 0 }\nactivation { udev_sync = 0 udev_rules = 0 monitoring = 0 polling_interval = 1 }\nglobal { use_lvmpolld = 0 }\nbackup { backup = 0 archive = 0 }\n' > /etc/lvm/lvm.conf
+		printf 'devices { use_devicesfile = 0 }\nactivation { udev_sync = 0 udev_rules = 0 monitoring = 0 polling_interval = 1 }\nglobal { use_lvmpolld = 0 thin_check_executable = "" cache_check_executable = "" }\nbackup { backup = 0 archive = 0 }\n' > /etc/lvm/lvm.conf
 		mkdir -p /a /b /c /s /bk`)
 }
 
@@ -143,12 +143,14 @@ func TestHostLVM(t *testing.T) {
 	t.Run("backup while it is written", func(t *testing.T) { h.t = t; h.backsUp() })
 	t.Run("increments", func(t *testing.T) { h.t = t; h.increments() })
 	t.Run("changed ranges", func(t *testing.T) { h.t = t; h.changes() })
-	t.Run("one instant", func(t *testing.T) { h.t = t; h.instant("vg/log-x", "/b", 1) })
+	t.Run("one instant", func(t *testing.T) { h.t = t; h.instant("vg/log-x", "/b", "-L 4m", 1) })
 	t.Run("two groups", func(t *testing.T) { h.t = t; h.twoGroups() })
 	t.Run("killed", func(t *testing.T) { h.t = t; h.killed() })
 	t.Run("extended in time", func(t *testing.T) { h.t = t; h.extends() })
 	t.Run("overflow", func(t *testing.T) { h.t = t; h.overflows() })
 	t.Run("rollback", func(t *testing.T) { h.t = t; h.rollsBack() })
+	t.Run("thin pool", func(t *testing.T) { h.t = t; h.thin() })
+	t.Run("other types", func(t *testing.T) { h.t = t; h.otherTypes() })
 	t.Run("two masters", func(t *testing.T) { h.t = t; h.oneMaster() })
 	t.Run("rollback and power cut", func(t *testing.T) { h.t = t; h.powerCut() })
 }
@@ -248,7 +250,7 @@ func (h *host) changes() {
 // one; the file that is copied before it is removed is somewhere, and the one that
 // is removed before it is written is not twice. Snapshots that were taken one
 // after the other, seconds apart, show none of that.
-func (h *host) instant(other, dir string, rounds int) {
+func (h *host) instant(other, dir, size string, rounds int) {
 	h.vm.Sh(fmt.Sprintf(`cat > /tmp/move <<-'E'
 			n=$(($(cat /tmp/n)+1)); echo $n > /tmp/n
 			echo $n > /a/n.new; mv /a/n.new /a/n
@@ -261,7 +263,7 @@ func (h *host) instant(other, dir string, rounds int) {
 	stop := h.background(". /tmp/move")
 	names := []string{"data.now", path1(other) + ".now"}
 	for range rounds {
-		out := h.cowl("snapshot vg/data " + other + " -n '{lv}.now' -L 4m")
+		out := h.cowl("snapshot vg/data " + other + " -n '{lv}.now' " + size)
 		h.t.Logf("cowl snapshot: %s", strings.TrimSpace(out))
 		h.sameInstant("vg/"+names[0], path0(other)+"/"+names[1])
 		h.cowl("lvremove -y vg/" + names[0] + " " + path0(other) + "/" + names[1])
@@ -295,7 +297,7 @@ func (h *host) twoGroups() {
 	if blocktest.Long() {
 		rounds = 20
 	}
-	h.instant("small/side", "/c", rounds)
+	h.instant("small/side", "/c", "-L 4m", rounds)
 	out := h.cowl("backup vg/data small/side --to /bk -L 4m")
 	if !strings.Contains(out, "2 of 2 volumes backed up") || !strings.Contains(out, "one instant") {
 		h.t.Errorf("backup of two groups says:\n%s", out)
@@ -418,6 +420,66 @@ func (h *host) rollsBack() {
 	h.wantVolumes("vg", "data log-x")
 }
 
+// thin backs up a thin volume, whose snapshot is one in its pool; and one instant
+// has a thin volume in it, which lvm2 must suspend itself: held by cowl, its pool's
+// metadata would be damaged.
+func (h *host) thin() {
+	h.vm.Load("dm-thin-pool")
+	h.vm.Sh(`lvcreate -qq -y --type thin-pool -L 40m -n pool vg; lvcreate -qq -y -V 24m --thinpool pool -n thin vg
+		mkfs.ext4 -q -b 4096 /dev/vg/thin; mount /dev/vg/thin /c
+		for i in 1 2 3; do dd if=/dev/urandom of=/c/f$i bs=256k count=1 2>/dev/null; done; (cd /c; md5sum f*) > /tmp/thinsums`)
+	stop := h.background("dd if=/dev/urandom of=/c/busy bs=64k count=8 conv=fsync; mv /c/busy /c/moved")
+	out := h.cowl("backup vg/thin --to /bk")
+	stop()
+	if !strings.Contains(out, "verified") || strings.Contains(out, "% full") {
+		h.t.Errorf("backup says:\n%s", out)
+	}
+	h.wantVolumes("vg", "data log-x pool thin")
+	h.cowl("restore /bk/vg-thin.*.raw vg/back --create")
+	h.vm.Sh(`e2fsck -fn /dev/vg/back; mount -o ro /dev/vg/back /s; cd /s; md5sum -c /tmp/thinsums; cd /; umount /s; rm -rf /bk/*`)
+	h.cowl("lvremove -y vg/back")
+	h.refused("backup vg/pool --to /bk", "vg/pool is a thin-pool[^~]*vg/thin")
+	h.refused("backup vg/pool_tdata --to /bk", "internal to another")
+
+	if blocktest.Long() {
+		h.instant("vg/thin", "/c", "", 5)
+	}
+	h.vm.Sh("lvcreate -qq -y -V 8m --thinpool pool -n more vg") // the pool is well
+	h.refused("snapshot vg/thin vg/more", "cannot show one instant[^~]*one after the other")
+	h.vm.Sh("umount /c; lvcreate -qq -s -n mine vg/thin")
+	h.wantVolumes("vg", "data log-x mine more pool thin")
+	h.refused("map vg/thin --since mine", "in a thin pool")
+	h.refused("lvconvert --merge vg/mine", "lvm2 does")
+	h.refused("rollback --yes vg/mine", "lvm2 does")
+	h.vm.Sh("lvremove -qq -y vg/pool")
+}
+
+// otherTypes backs up volumes of types that the engine does not run, by themselves
+// and at one instant with others.
+func (h *host) otherTypes() {
+	if !blocktest.Long() {
+		h.t.Skip("only with COWL_LONG=1")
+	}
+	h.vm.Load("dm-mirror", "dm-raid", "raid1", "dm-cache", "dm-cache-smq")
+	for _, kind := range []struct{ name, make string }{
+		{"mirror", "lvcreate -qq -y --type mirror --mirrorlog core -m 1 -n x -L 12m vg"},
+		{"raid1", "lvcreate -qq -y --type raid1 -m 1 -n x -L 12m vg"},
+		{"striped", "lvcreate -qq -y -i 2 -n x -L 16m vg"},
+		{"cache", "lvcreate -qq -y -n x -L 12m vg; lvcreate -qq -y --type cache-pool -L 8m -n fast vg; lvconvert -qq -y --type cache --cachepool fast vg/x"},
+	} {
+		h.vm.Sh(kind.make + `; mkfs.ext4 -q -b 4096 /dev/vg/x; mount /dev/vg/x /c
+			dd if=/dev/urandom of=/c/f bs=256k count=4 2>/dev/null; md5sum /c/f | sed 's|/c|/s|' > /tmp/xsum`)
+		h.cowl("backup vg/x --to /bk -L 4m")
+		h.cowl("restore /bk/vg-x.*.raw vg/back --create")
+		h.vm.Sh("e2fsck -fn /dev/vg/back; mount -o ro /dev/vg/back /s; md5sum -c /tmp/xsum; umount /s; rm -rf /bk/*")
+		h.cowl("lvremove -y vg/back")
+		h.instant("vg/x", "/c", "-L 4m", 2)
+		h.vm.Sh("umount /c; lvremove -qq -y vg/x")
+		h.t.Logf("%s: done", kind.name)
+	}
+	h.wantVolumes("vg", "data log-x")
+}
+
 // slow gives the last disk the name /dev/mapper/slow, or another pace to what has
 // it: a write takes so many milliseconds. Its first MiB is left out, so that the
 // PV on it is not seen twice.
@@ -459,7 +521,7 @@ func (h *host) powerCut() {
 	}
 	h.vm.Write(scattered...)
 	const start = 128 * 8 // sectors
-	h.slow(100) // so that the merge takes half a minute, however busy the machine is
+	h.slow(100)           // so that the merge takes half a minute, however busy the machine is
 	h.cowl("lvconvert --merge -b cut/before")
 	used, metadata := h.merging("cut-data")
 	for used > metadata+start*15/16 {
