@@ -225,7 +225,7 @@ func (j *job) prepare(ctx context.Context, started time.Time) error {
 		o.Compress = None
 	}
 	if !slices.Contains(compressions[o.Format], o.Compress) {
-		return errs.E(errs.Usage, "a %s image is not compressed by %s", o.Format, o.Compress)
+		return errs.E(errs.Usage, "a %s image is not compressed by %s: there are %v", o.Format, o.Compress, compressions[o.Format])
 	}
 	if o.DomainXML != "" && o.Format == Tar {
 		return errs.WithHint(errs.E(errs.Usage, "a virtual machine cannot run from a tar archive"), "Use --format qcow2 or raw with --domain-xml.")

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -29,7 +30,8 @@ func (r Retention) Check() error {
 	return nil
 }
 
-// Keep decides about the backups of one volume, by their times in any order.
+// Keep decides about the backups of one volume, by their times in any order. Of
+// those of one time the last that is given is the latest.
 // It returns, for each, by which rules it is kept; one without any is to be
 // forgotten. Periods are those of the times' locations.
 func (r Retention) Keep(times []time.Time) [][]string {
@@ -37,7 +39,7 @@ func (r Retention) Keep(times []time.Time) [][]string {
 	for i := range order {
 		order[i] = i
 	}
-	slices.SortStableFunc(order, func(a, b int) int { return times[b].Compare(times[a]) })
+	slices.SortFunc(order, func(a, b int) int { return cmp.Or(times[b].Compare(times[a]), b-a) })
 	kept := make([][]string, len(times))
 	for _, rule := range r.rules() {
 		last, n := "", 0

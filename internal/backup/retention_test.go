@@ -49,6 +49,10 @@ func TestRetention(t *testing.T) {
 			t.Errorf("%+v:\n got %s\nwant %s", c.r, strings.Join(got, " "), c.want)
 		}
 	}
+	// A snapshot's time is in whole seconds.
+	if got := (Retention{Last: 1}).Keep([]time.Time{times[1], times[1], times[0]}); len(got[0]) > 0 || len(got[1]) == 0 {
+		t.Errorf("of two backups of one second the first that is given is kept: %q", got)
+	}
 	for _, r := range []Retention{{}, {Last: -1}, {Last: 2, Daily: -1}} {
 		if err := r.Check(); !errs.Is(err, errs.Usage) {
 			t.Errorf("%+v: %v", r, err)

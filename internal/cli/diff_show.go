@@ -69,13 +69,22 @@ func (t *diffTotal) String() string {
 	if t.found() == 0 {
 		return "No differences."
 	}
+	return countsText([]countOf{{t.Added, "added", t.AddedBytes}, {t.Removed, "removed", t.RemovedBytes}, {t.Changed, "changed", 0}, {t.Renamed, "renamed", 0},
+		{t.Metadata, "with other metadata", 0}, {t.Replaced, "replaced", 0}})
+}
+
+// countOf is how many files of a kind there are, and how many bytes they have, 0 if
+// that does not matter.
+type countOf struct {
+	n     int64
+	text  string
+	bytes int64
+}
+
+// countsText is a sentence of those that are not 0.
+func countsText(counts []countOf) string {
 	var parts []string
-	for _, p := range []struct {
-		n     int64
-		text  string
-		bytes int64
-	}{{t.Added, "added", t.AddedBytes}, {t.Removed, "removed", t.RemovedBytes}, {t.Changed, "changed", 0}, {t.Renamed, "renamed", 0},
-		{t.Metadata, "with other metadata", 0}, {t.Replaced, "replaced", 0}} {
+	for _, p := range counts {
 		switch {
 		case p.n == 0:
 		case p.bytes > 0:

@@ -200,6 +200,8 @@ func explainNoFS(source string, dev block.Device, err error) error {
 	}
 	what, partitioned, probeErr := manager.Kind(dev)
 	switch {
+	case strings.Contains(filepath.Base(source), ".tar"):
+		return errs.WithHint(err, "It is an archive by its name: tar -tvf lists it, tar -xf brings files back.")
 	case probeErr != nil:
 		return err
 	case what == "LVM2_member":

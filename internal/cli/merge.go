@@ -23,6 +23,7 @@ type merging struct {
 	background bool
 	interval   option[int]
 	rate       option[int64]
+	alone      bool // the group is active in this process only
 }
 
 func newMerging(a *app) merging {
@@ -149,6 +150,9 @@ func (c *merging) watch(ctx context.Context, g manager.Group, vg, origin, snapsh
 		select {
 		case <-ctx.Done():
 			p.stop()
+			if c.alone {
+				return errs.WithHint(ctx.Err(), "Merging of %s goes on when %s is activated.", fullName(vg, snapshot), fullName(vg, origin))
+			}
 			return errs.WithHint(ctx.Err(), "Merging of %s goes on.", fullName(vg, snapshot))
 		case <-tick.C:
 		}

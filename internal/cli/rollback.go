@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -144,10 +143,11 @@ func (u *undoing) report() *rollbackReport {
 
 // look reads what the group says of a snapshot.
 func (r *rollback) look(ctx context.Context, name lvName) (u *undoing, err error) {
-	return u, r.real().withGroup(ctx, name.VG, func(_ manager.Group, st *manager.Status) error {
+	err = r.real().withGroup(ctx, name.VG, func(_ manager.Group, st *manager.Status) error {
 		u, err = newUndoing(st, name.LV)
 		return err
 	})
+	return u, err
 }
 
 // real is the program without --test: a preview has to read, and changes nothing.
@@ -165,7 +165,11 @@ func newUndoing(st *manager.Status, name string) (*undoing, error) {
 	}
 	s, ok := st.Group.SnapshotOf(lv)
 	if !ok {
-		return nil, errNoSnapshot(st.Group, name)
+		err := errNoSnapshot(st.Group, name)
+		if own := st.Group.SnapshotsOf(lv); len(own) > 0 {
+			err = errs.WithHint(err, "Name one of its snapshots, as %s.", fullName(st.Group.Name, own[0].Cow.Name))
+		}
+		return nil, err
 	}
 	u := &undoing{vg: st.Group.Name, snapshot: lv.Name, origin: s.Origin.Name, id: lv.ID, copied: -1, merging: s.Segment.Merging}
 	if lv.CreationTime != 0 {
@@ -266,11 +270,10 @@ func (r *rollback) compare(ctx context.Context, u *undoing, byFiles bool, report
 			return d.blocksOf(ctx, x, y)
 		})
 	})
-	err = errors.Join(err, d.out.Flush())
-	switch {
-	case errors.Is(err, errSilent): // what could not be read was named
+	if errors.Is(err, errSilent) { // what could not be read was named
 		err = nil
-	case err != nil:
+	}
+	if err = errors.Join(err, d.out.Flush()); err != nil {
 		return err
 	}
 	if r.json {
@@ -291,22 +294,8 @@ func undoneText(t *diffTotal, times int64) string {
 	if t.found()+times == 0 {
 		return "No file differs."
 	}
-	var parts []string
-	for _, p := range []struct {
-		n     int64
-		text  string
-		bytes int64
-	}{{t.Added, "coming back", t.AddedBytes}, {t.Removed, "lost", t.RemovedBytes}, {t.Renamed, "moving back", 0},
-		{t.Changed + t.Metadata + t.Replaced, "becoming what they were", 0}, {times, "getting their old times", 0}} {
-		switch {
-		case p.n == 0:
-		case p.bytes > 0:
-			parts = append(parts, fmt.Sprintf("%d %s (%s)", p.n, p.text, sizeText(p.bytes)))
-		default:
-			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.text))
-		}
-	}
-	return "Files: " + strings.Join(parts, ", ") + "."
+	return "Files: " + countsText([]countOf{{t.Added, "coming back", t.AddedBytes}, {t.Removed, "lost", t.RemovedBytes}, {t.Renamed, "moving back", 0},
+		{t.Changed + t.Metadata + t.Replaced, "becoming what they were", 0}, {times, "getting their old times", 0}})
 }
 
 // merge asks and merges.
@@ -319,28 +308,20 @@ func (r *rollback) merge(ctx context.Context, u *undoing) (mergeState, error) {
 		}
 	}
 	state := mergeNotStarted
-	return state, r.withGroup(ctx, u.vg, func(g manager.Group, st *manager.Status) error {
+	err := r.withGroup(ctx, u.vg, func(g manager.Group, st *manager.Status) error {
 		lv := st.Group.LV(u.snapshot)
 		if lv == nil || lv.ID != u.id {
 			return errs.WithHint(errs.E(errs.Conflict, "Snapshot %s is not the one that was shown any more.", snapshot), "Look again: cowl rollback %s", snapshot)
 		}
-		if !r.background {
-			if err := activeHere(ctx, g, st, u.origin); err != nil {
-				return err
-			}
-		}
 		var err error
-		state, err = r.mergeOne(ctx, g, u.snapshot)
+		if !st.Kernel && st.Owner == 0 && !r.background { // nobody has the group: it is active here until it is closed
+			r.alone = true
+			_, err = g.Activate(ctx, u.origin)
+		}
+		if err == nil {
+			state, err = r.mergeOne(ctx, g, u.snapshot)
+		}
 		return err
 	})
-}
-
-// activeHere activates a volume in this process, until the group is closed, if the
-// group is one that nobody else runs.
-func activeHere(ctx context.Context, g manager.Group, st *manager.Status, lv string) error {
-	if _, hosted := g.(*manager.Hosted); hosted || st.Owner != 0 {
-		return nil
-	}
-	_, err := g.Activate(ctx, lv)
-	return err
+	return state, err
 }

@@ -443,6 +443,11 @@ func (h *host) thin() {
 
 	if blocktest.Long() {
 		h.instant("vg/thin", "/c", "", 5)
+		// With a size its snapshot is as any other's.
+		if out := h.cowl("backup vg/thin --to /bk -L 8m"); !strings.Contains(out, "% full") {
+			h.t.Errorf("backup with a store says:\n%s", out)
+		}
+		h.vm.Sh("rm -rf /bk/*")
 	}
 	h.vm.Sh("lvcreate -qq -y -V 8m --thinpool pool -n more vg") // the pool is well
 	h.refused("snapshot vg/thin vg/more", "cannot show one instant[^~]*one after the other")

@@ -24,6 +24,9 @@ type pageCache struct {
 
 func newPageCache(f *os.File) *pageCache { return &pageCache{fd: f.Fd()} }
 
+// close ends the use of the file, whose descriptor may be another one's next.
+func (c *pageCache) close() { c.cannot.Store(true) }
+
 // read returns how many of the bytes from off on it has read: all, some, or none.
 func (c *pageCache) read(p []byte, off int64) int {
 	if len(p) == 0 || len(p) > cachedBytes || c.cannot.Load() {

@@ -63,4 +63,11 @@ func TestReadsOfWhatIsNotCached(t *testing.T) {
 	if n, err := d.ReadAt(p, 4096); n != 10000-4096 || !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("read over the end of a file that was cut short: %d, %v", n, err)
 	}
+
+	// The descriptor of what was closed may be another file's by now.
+	d.cached.cannot.Store(false)
+	d.Close()
+	if n, err := d.ReadAt(p[:512], 0); n != 0 || !errors.Is(err, os.ErrClosed) {
+		t.Errorf("read of a device that was closed: %d, %v", n, err)
+	}
 }

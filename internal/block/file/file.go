@@ -534,6 +534,7 @@ func (d *Device) Close() error {
 	if d.direct != nil {
 		d.direct.Close() // what it wrote is as durable as Flush has made it
 	}
+	d.cached.close()
 	return d.f.Close()
 }
 
