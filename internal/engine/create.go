@@ -152,7 +152,8 @@ func (g *Group) formatStores(next *volume.Group, names []string) ([]*birth, erro
 func (g *Group) formatStore(next *volume.Group, name string) (*birth, error) {
 	s, _ := next.SnapshotOf(next.LV(name))
 	b := &birth{name: name, size: next.ExtentBytes(s.Size())}
-	b.strict = mustNotOverflow(s.Cow.GrowthOf(g.opts.Growth.Growth))
+	growth := s.Cow.GrowthOf(g.opts.Growth.Growth)
+	b.strict = mustNotOverflow(growth)
 	var err error
 	if b.base, err = g.newBase(next, s.Cow); err != nil {
 		return nil, err
@@ -164,10 +165,11 @@ func (g *Group) formatStore(next *volume.Group, name string) (*birth, error) {
 	b.family = g.families[s.Origin.Name]
 	g.mu.Unlock()
 	if b.family != nil {
-		b.vol, err = g.openStore(b.base, s)
-		if err == nil {
-			b.vol.family = b.family
+		if b.vol, err = g.openStore(b.base, s); err != nil {
+			return nil, err
 		}
+		b.vol.family, b.vol.supply.Growth = b.family, growth
+		err = g.preallocate(b.vol, 0)
 	}
 	return b, err
 }

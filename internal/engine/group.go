@@ -115,6 +115,7 @@ func Open(store *metastore.Store, devs map[volume.UUID]block.Device, o Options) 
 		volumes:  make(map[string]*vol),
 	}
 	g.watch.remember(o.Known)
+	g.placeMetadata()
 	return g, nil
 }
 

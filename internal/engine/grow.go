@@ -25,6 +25,11 @@ type Growth struct {
 	// returns how long it is then. errs.Unsupported says that it stays as it is.
 	// It is called with the right to change the group held. nil: none grows.
 	EnlargePV func(id volume.UUID, dev block.Device, size int64) (int64, error)
+
+	// AllocatePV gives a range of a PV's device its place below, so that writing
+	// there does not fail for lack of space. errors.ErrUnsupported says that
+	// this cannot be done for the device, or is of no use. nil: for none.
+	AllocatePV func(dev block.Device, off, length int64) error
 }
 
 // retryEvery is how often a request that waits for space looks for what nobody
@@ -37,8 +42,13 @@ type supply struct {
 	volume.Growth           // the snapshot's own
 	lost          bool      // nothing keeps the store from overflowing any more
 	short         string    // why it could not be extended, "" if it could or was not to
+	shortBelow    bool      // that is so below the PVs, of which the metadata says nothing
 	shortAt       uint64    // the metadata's number when that was found
 	shortSince    time.Time // and when
+
+	placed    int64 // bytes of the store that have their place below, see preallocate
+	fillMark  int64 // bytes in use from which on it is extended
+	placeMark int64 // and from which on more gets its place
 
 	holding atomic.Int32 // requests that wait for space
 }
@@ -48,7 +58,7 @@ type supply struct {
 func (g *Group) stuck(v *vol) bool {
 	s := &v.supply
 	return s.short != "" && s.shortAt == g.model.Seqno &&
-		(g.opts.Growth.EnlargePV == nil || time.Since(s.shortSince) < retryEvery)
+		(g.opts.Growth.EnlargePV == nil && !s.shortBelow || time.Since(s.shortSince) < retryEvery)
 }
 
 // supplied gives a snapshot that is attached its growth: from then on a write
@@ -64,8 +74,16 @@ func (g *Group) supplied(model *volume.Group, v *vol) {
 	v.supply.lost, v.supply.short = false, ""
 	v.family.waits.Store(v.family.mayWait())
 	g.mu.Unlock()
+	if v.store.Usage().Invalid {
+		return
+	}
+	g.placeAhead(v)
 	v.snap.Reserve(mustNotOverflow(growth))
-	g.watchFill(v, growth)
+	v.supply.fillMark = math.MaxInt64
+	if growth.Enabled() {
+		v.supply.fillMark = growth.Mark(v.base.Size()) + 1
+	}
+	g.watchFill(v)
 }
 
 // mustNotOverflow reports whether writes that a store has no room for wait, or
@@ -91,13 +109,13 @@ func (g *Group) resupply() {
 	}
 }
 
-// watchFill has the group look at the store when it is above its threshold.
-func (g *Group) watchFill(v *vol, growth volume.Growth) {
-	if !growth.Enabled() {
-		v.store.Watch(math.MaxInt64, nil)
+// watchFill has the group look at the store when it is above one of its marks.
+func (g *Group) watchFill(v *vol) {
+	mark := min(v.supply.fillMark, v.supply.placeMark)
+	if mark == math.MaxInt64 {
+		v.store.Watch(mark, nil)
 		return
 	}
-	mark := growth.Mark(v.base.Size()) + 1
 	v.store.Watch(mark, g.lookSoon)
 	g.startTending()
 	if v.store.Usage().Allocated >= mark {
@@ -134,7 +152,8 @@ func (g *Group) startTending() {
 	})
 }
 
-// look extends the stores that are above their thresholds.
+// look extends the stores that are above their thresholds, and gives those
+// their next chunks' place that have few left.
 func (g *Group) look(ctx context.Context) {
 	if err := g.lock(ctx); err != nil {
 		return // closed
@@ -143,21 +162,44 @@ func (g *Group) look(ctx context.Context) {
 	g.mu.Lock()
 	var low []*vol
 	for _, v := range g.volumes {
-		if g.isLow(v) {
+		if g.isLow(v) || g.isThin(v) {
 			low = append(low, v)
 		}
 	}
 	g.mu.Unlock()
 	slices.SortFunc(low, func(a, b *vol) int { return strings.Compare(a.name, b.name) })
 	for _, v := range low {
-		err := g.extendStore(v, 0)
-		if err != nil {
-			v.store.Watch(math.MaxInt64, nil) // until resupply
+		if g.isThin(v) {
+			g.placeAhead(v)
 		}
-		if err != nil && err != errLargest {
-			g.opts.Log.Warn("snapshot cannot be extended", "snapshot", v.name, "err", err)
+		if g.isLow(v) {
+			err := g.extendStore(v, 0)
+			if err != nil {
+				v.supply.fillMark = math.MaxInt64 // until resupply
+			}
+			if err != nil && err != errLargest {
+				g.opts.Log.Warn("snapshot cannot be extended", "snapshot", v.name, "err", err)
+			}
 		}
+		g.watchFill(v)
 	}
+}
+
+// placeAhead gives a store's next chunks their place while there is time. The
+// caller holds changes.
+func (g *Group) placeAhead(v *vol) {
+	if err := g.findPlace(v, 0); err != nil {
+		g.opts.Log.Warn("snapshot is short of space", "snapshot", v.name, "err", err)
+	}
+}
+
+// findPlace is preallocate, and notes why it failed.
+func (g *Group) findPlace(v *vol, need int64) error {
+	err := g.preallocate(v, need)
+	if err != nil || v.supply.shortBelow {
+		g.setShort(v, err, err != nil)
+	}
+	return err
 }
 
 // errLargest says that a store has room for all that it may ever have to keep.
@@ -166,11 +208,27 @@ var errLargest = errs.E(errs.NoSpace, "it is as large as it can use")
 // isLow reports whether a snapshot's store is to be extended, and may be. The
 // caller holds mu.
 func (g *Group) isLow(v *vol) bool {
-	if v.store == nil || v.merging || v.supply.lost || g.stuck(v) {
+	if !g.isTended(v) {
 		return false
 	}
 	u := v.store.Usage()
 	return !u.Invalid && v.supply.Exceeded(u.Allocated, u.Total)
+}
+
+// isThin reports whether a store is to be given the place of its next chunks. The
+// caller holds mu or changes.
+func (g *Group) isThin(v *vol) bool {
+	if !g.isTended(v) {
+		return false
+	}
+	u := v.store.Usage()
+	return !u.Invalid && u.Allocated >= v.supply.placeMark
+}
+
+// isTended reports whether there is use in looking at a snapshot's store. The
+// caller holds changes.
+func (g *Group) isTended(v *vol) bool {
+	return v.snap != nil && !v.merging && !v.supply.lost && !g.stuck(v)
 }
 
 // extendStore extends a snapshot's store as its growth says, and by what it
@@ -182,12 +240,36 @@ func (g *Group) extendStore(v *vol, need int64) error {
 			err = g.tryExtend(v, volume.GrowSpec{Name: v.name, Used: v.store.Usage().Allocated, Need: need, Growth: growth})
 		}
 	}
+	short := err
+	if err == errLargest && need == 0 {
+		short = nil
+	}
+	g.setShort(v, short, false)
+	return err
+}
+
+// setShort notes why a store gets no more space, in the group or below it; nil
+// if it does. The caller holds changes.
+func (g *Group) setShort(v *vol, err error, below bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	v.supply.short = ""
-	if err != nil && (err != errLargest || need > 0) {
-		v.supply.short, v.supply.shortAt, v.supply.shortSince = err.Error(), g.model.Seqno, time.Now()
+	s := &v.supply
+	s.short, s.shortBelow = "", below
+	if err != nil {
+		s.short, s.shortAt, s.shortSince = err.Error(), g.model.Seqno, time.Now()
 	}
+}
+
+// findRoom finds so many bytes of chunks for a store: it extends it, as its growth
+// says, if it is too short, and gives them their place. The caller holds changes.
+func (g *Group) findRoom(v *vol, need int64) error {
+	if v.store.Reach(need) > v.base.Size() {
+		if err := g.extendStore(v, need); err != nil {
+			return err
+		}
+	}
+	err := g.findPlace(v, need)
+	g.watchFill(v)
 	return err
 }
 
@@ -285,7 +367,7 @@ func (g *Group) tryRoom(ctx context.Context, f *family, no *snap.NoRoom, h *hold
 		if v.snap == nil || v.store.Usage().Invalid || free > 0 && free >= no.Need {
 			continue // somebody was faster
 		}
-		err := g.extendStore(v, no.Need)
+		err := g.findRoom(v, no.Need)
 		if err == nil {
 			continue
 		}
@@ -342,6 +424,10 @@ func (g *Group) giveUp(v *vol, why error) {
 // errFull is what a write gets whose snapshot must live.
 func (g *Group) errFull(v *vol) error {
 	vg := g.name
+	if v.supply.shortBelow {
+		return errs.WithHint(errs.E(errs.NoSpace, "Snapshot %s/%s can take no more: %s. Writes that it would have to copy for are refused.", vg, v.name, v.supply.short),
+			"Make room in that file system, or remove the snapshot (cowl lvremove %s/%s).", vg, v.name)
+	}
 	return errs.WithHint(errs.E(errs.NoSpace, "Snapshot %s/%s is full: %s. Writes that it would have to copy for are refused.", vg, v.name, strings.TrimSuffix(v.supply.short, ".")),
 		"Give it space (cowl lvextend %[1]s/%[2]s, cowl vgextend %[1]s), or remove it.", vg, v.name)
 }

@@ -94,12 +94,31 @@ func (s *Store) Free() int64 {
 	return s.free()
 }
 
+// Limit has only chunks within the first so many bytes of the COW device count
+// as free: those behind may have no place below it. It binds only who asks for
+// room (see Snapshot.Reserve).
+func (s *Store) Limit(bytes int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.limit = s.layout.Chunks(bytes)
+}
+
+// Reach returns how many bytes of the COW device a store uses, at most, once it
+// has taken so many bytes of chunks more. It may be more than the device has.
+func (s *Store) Reach(more int64) int64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	more = min(more, 1<<62) + s.layout.ChunkBytes - 1
+	return s.layout.Off(s.layout.DataChunk(s.layout.DataIndex(s.next) + s.layout.Chunks(more)))
+}
+
 // free is the lesser of the data chunks that are left and the entries that can
 // still be made: the last area's last entry would need an area behind it. The
 // caller holds mu.
 func (s *Store) free() int64 {
-	areas := s.layout.AreasBelow(s.chunks)
-	chunks := int64(s.chunks) - int64(s.next) - int64(areas-s.layout.AreasBelow(min(s.next, s.chunks)))
+	total := min(s.chunks, s.limit)
+	areas := s.layout.AreasBelow(total)
+	chunks := int64(total) - int64(s.next) - int64(areas-s.layout.AreasBelow(min(s.next, total)))
 	perArea := int64(s.layout.PerArea())
 	entries := int64(areas)*perArea - 1 - int64(s.areaNo)*perArea - int64(s.used)
 	return max(0, min(chunks, entries))

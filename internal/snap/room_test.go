@@ -79,6 +79,54 @@ func TestFreeIsExact(t *testing.T) {
 	}
 }
 
+// A limit is as a shorter device for who asks for room, and Reach says which limit
+// gives so much: a chunk too few, and somebody asks for ever; one too many, and a
+// commit writes where there is no place.
+func TestLimit(t *testing.T) {
+	for _, chunk := range []int64{512, 4096} {
+		perArea := chunk / 16
+		long := openStore(t, mem.New(4*perArea*chunk), chunk)
+		for chunks := range 3*perArea + 9 {
+			long.Limit(chunks*chunk + 7)
+			want := int64(0)
+			if chunks >= 3 {
+				want = openStore(t, mem.New(chunks*chunk), chunk).Free()
+			}
+			if got := long.Free(); got != want {
+				t.Errorf("%d chunks of %d: %d are free, want %d", chunks, chunk, got, want)
+			}
+		}
+		for n := range 3*perArea - 9 {
+			long.Limit(long.Reach(n*chunk + 1))
+			if got := long.Free(); got < n+1 {
+				t.Errorf("%d chunks of %d are free, and %d were asked for", got, chunk, n+1)
+			}
+			long.Limit(long.Reach((n+1)*chunk) - 1)
+			if got := long.Free(); got > n+1 {
+				t.Errorf("%d chunks of %d are free, and %d would do", got, chunk, n+1)
+			}
+		}
+	}
+}
+
+// A limit does not let a store overflow that is not reserved, and one that is
+// asks before its commit goes behind it.
+func TestLimitBindsWhoReserves(t *testing.T) {
+	const size = 1 << 20
+	o := NewOrigin(mem.New(size), OriginOptions{Manual: true})
+	n := attach(t, o, newStore(t, size, 4096))
+	n.Store().Limit(6 * 4096)
+	n.Reserve(true)
+	k, err := o.WriteAt(make([]byte, 8*4096), 0)
+	if LacksRoom(err) == nil || k != 4*4096 {
+		t.Errorf("%d bytes, %v", k, err)
+	}
+	n.Reserve(false)
+	if _, err := o.WriteAt(make([]byte, 8*4096), 0); err != nil || o.Flush() != nil || n.Store().err() != nil {
+		t.Errorf("%v, %v", err, n.Store().err())
+	}
+}
+
 // What is acknowledged is in the snapshot's interest as well: with Reserve, the
 // writes that would kill it are refused before, and only those.
 func TestReserveRefusesWhatWouldOverflow(t *testing.T) {

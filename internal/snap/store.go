@@ -25,6 +25,7 @@ type Store struct {
 	areaNo   uint64 // the current area
 	used     int    // entries in it
 	next     uint64 // the chunk to allocate next
+	limit    uint64 // chunks that count as room, see Limit
 	invalid  bool
 	unmarked bool // invalid, but the disk does not say so yet
 	failed   bool // a merge step failed
@@ -108,7 +109,7 @@ func Open(cow block.Device, o Options) (*Store, error) {
 			return nil, err
 		}
 	}
-	s := &Store{dev: cow, layout: dmsnap.Layout{ChunkBytes: h.ChunkBytes}, next: dmsnap.FirstData}
+	s := &Store{dev: cow, layout: dmsnap.Layout{ChunkBytes: h.ChunkBytes}, next: dmsnap.FirstData, limit: maxChunks}
 	s.measure()
 	s.area = make([]byte, h.ChunkBytes)
 	switch {

@@ -163,3 +163,67 @@ func TestFullFileSystem(t *testing.T) {
 		})
 	}
 }
+
+// Where a snapshot is to live, its policy holds also when it is the file system
+// that is full: the origin's first writes fail, or wait until somebody makes room.
+func TestFullFileSystemPolicies(t *testing.T) {
+	for _, kind := range []string{"tmpfs", "ext4"} {
+		t.Run(kind, func(t *testing.T) {
+			where := mounted(t, kind)
+			s := newSite(t, where)
+			c := s.serve()
+			s.must("lvcreate", "-L", fmt.Sprint(size/mib), "-n", "data", "vg")
+			before, err := overwrite(t, c, "data", 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			filler := fill(t, where, 3*mib)
+			s.must("lvcreate", "-s", "-l", "100%ORIGIN", "--onfull", "readonly", "-n", "snap", "vg/data")
+			if _, err := overwrite(t, c, "data", 2); !errs.Is(err, errs.NoSpace) {
+				t.Errorf("a first write without room: %v", err)
+			}
+			lives := func(when string) {
+				t.Helper()
+				if !bytes.Equal(read(t, c, "snap"), before) {
+					t.Errorf("%s: the snapshot has changed", when)
+				}
+			}
+			lives("full")
+			if out := s.must("lvdisplay", "vg/snap"); !strings.Contains(out, "no space left on device") || !strings.Contains(out, s.disk) {
+				t.Errorf("lvdisplay does not say why, and where:\n%s", out)
+			}
+			s.kill(c.PID())
+			c = s.serve()
+			lives("after a kill")
+			if _, err := overwrite(t, c, "data", 3); !errs.Is(err, errs.NoSpace) {
+				t.Errorf("a first write after a kill: %v", err)
+			}
+
+			s.must("lvchange", "--onfull", "hold", "vg/snap")
+			type result struct {
+				want []byte
+				err  error
+			}
+			done := make(chan result, 1)
+			go func() {
+				want, err := overwrite(t, c, "data", 4)
+				done <- result{want, err}
+			}()
+			for {
+				if out := s.must("lvs", "--noheadings", "-o", "waiting_writes", "vg/snap"); strings.TrimSpace(out) != "0" {
+					break
+				}
+			}
+			lives("while a write waits")
+			if err := os.Remove(filler); err != nil {
+				t.Fatal(err)
+			}
+			r := <-done
+			if r.err != nil || !bytes.Equal(read(t, c, "data"), r.want) {
+				t.Errorf("with room again: %v", r.err)
+			}
+			lives("with room")
+			s.must("lvremove", "-y", "vg/snap")
+		})
+	}
+}

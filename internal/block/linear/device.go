@@ -125,6 +125,26 @@ func (d *Device) change(off, length int64, method func(dev block.Device, off, le
 	return nil
 }
 
+// Part is where a stretch of a device lies on one of those below.
+type Part struct {
+	Dev      block.Device
+	Off, Len int64 // on Dev, bytes
+}
+
+// Parts walks a range of the device, which must lie within it, in order.
+func (d *Device) Parts(off, length int64) iter.Seq[Part] {
+	return func(yield func(Part) bool) {
+		for length > 0 {
+			dev, devOff, n := d.layout.place(off, length)
+			if !yield(Part{dev, devOff, n}) {
+				return
+			}
+			off += n
+			length -= n
+		}
+	}
+}
+
 // Extents implements block.Device. Depths are those of the devices below: a
 // map holds nothing, so it is not a layer.
 func (d *Device) Extents(off, length int64) iter.Seq2[block.Extent, error] {

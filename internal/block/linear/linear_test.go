@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"math"
+	"slices"
 	"testing"
 
 	"cowl/internal/block"
@@ -97,6 +98,29 @@ func TestStripeOrder(t *testing.T) {
 	s, err := linear.Stripe([]linear.Area{{Dev: a, DevOff: 100}, {Dev: b}}, 2, 8)
 	if got := blocktest.ReadAll(t, must(t, s, err)); string(got) != "aAbBcCdD" {
 		t.Errorf("striped device reads %q", got)
+	}
+}
+
+// Parts must name the bytes that WriteAt would write.
+func TestParts(t *testing.T) {
+	a, b := mem.New(5000), mem.New(5000)
+	striped, err := linear.Stripe([]linear.Area{{Dev: a, DevOff: 100}, {Dev: b}}, 512, 2048)
+	must(t, striped, err)
+	d, err := linear.New([]linear.Target{{Len: 1000, Dev: b, DevOff: 3000}, {Off: 1000, Len: 2048, Dev: striped}})
+	must(t, d, err)
+	var got []linear.Part
+	for p := range d.Parts(900, 700) {
+		got = append(got, p)
+	}
+	if want := []linear.Part{{Dev: b, Off: 3900, Len: 100}, {Dev: striped, Off: 0, Len: 600}}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	got = slices.Collect(striped.Parts(500, 600))
+	if want := []linear.Part{{Dev: a, Off: 600, Len: 12}, {Dev: b, Off: 0, Len: 512}, {Dev: a, Off: 612, Len: 76}}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	for range d.Parts(0, d.Size()) {
+		break
 	}
 }
 
