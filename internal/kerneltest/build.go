@@ -1,13 +1,11 @@
 package kerneltest
 
 import (
-	"archive/tar"
 	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -42,11 +40,13 @@ func buildLab(dir string) error {
 		return err
 	}
 
-	deb, err := download(ctx, work)
-	if err != nil {
-		return err
+	deb := os.Getenv(kernelVariable)
+	if deb == "" {
+		if deb, err = download(ctx, work); err != nil {
+			return err
+		}
 	}
-	kernel, all, err := unpack(ctx, deb)
+	kernel, all, err := unpack(ctx, deb, work)
 	if err != nil {
 		return err
 	}
@@ -109,41 +109,33 @@ func download(ctx context.Context, dir string) (string, error) {
 	return debs[0], nil
 }
 
-// unpack returns the kernel and all of its modules, by name.
-func unpack(ctx context.Context, deb string) (kernel []byte, all map[string][]byte, err error) {
-	cmd := exec.CommandContext(ctx, judge.Find("dpkg-deb"), "--fsys-tarfile", deb)
-	pipe, err := cmd.StdoutPipe()
-	if err != nil {
+// unpack returns the kernel and all of its modules, by name. Newer packages have
+// them compressed.
+func unpack(ctx context.Context, deb, dir string) (kernel []byte, all map[string][]byte, err error) {
+	tree := filepath.Join(dir, "package")
+	if _, err := output(ctx, dir, "dpkg-deb", "--extract", deb, tree); err != nil {
 		return nil, nil, err
 	}
-	if err := cmd.Start(); err != nil {
+	if _, err := output(ctx, tree, "find", ".", "-name", "*.ko.xz", "-exec", "xz", "--decompress", "{}", "+"); err != nil {
 		return nil, nil, err
 	}
 	all = map[string][]byte{}
-	for r := tar.NewReader(pipe); ; {
-		h, e := r.Next()
-		if e == io.EOF {
-			break
-		}
-		if e != nil {
-			err = e
-			break
-		}
+	err = filepath.WalkDir(tree, func(path string, d fs.DirEntry, err error) error {
 		switch {
-		case strings.HasPrefix(h.Name, "./boot/vmlinuz"):
-			kernel, err = io.ReadAll(r)
-		case strings.HasSuffix(h.Name, ".ko"):
-			all[moduleName(h.Name)], err = io.ReadAll(r)
+		case err != nil || !d.Type().IsRegular():
+			return err
+		case strings.HasPrefix(d.Name(), "vmlinuz"):
+			kernel, err = os.ReadFile(path)
+		case strings.HasSuffix(d.Name(), ".ko"):
+			all[moduleName(d.Name())], err = os.ReadFile(path)
 		}
-		if err != nil {
-			break
-		}
+		return err
+	})
+	if err == nil && (kernel == nil || len(all) == 0) {
+		err = errors.New("no kernel or no modules in it")
 	}
-	if err = errors.Join(err, cmd.Wait()); err != nil {
-		return nil, nil, fmt.Errorf("unpack %s: %w", filepath.Base(deb), err)
-	}
-	if kernel == nil || len(all) == 0 {
-		return nil, nil, fmt.Errorf("unpack %s: no kernel or no modules in it", filepath.Base(deb))
+	if err != nil {
+		return nil, nil, fmt.Errorf("unpack %s: %w", deb, err)
 	}
 	return kernel, all, nil
 }

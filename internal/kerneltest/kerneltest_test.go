@@ -27,6 +27,7 @@ func image(t *testing.T, size int64) string {
 func TestMachine(t *testing.T) {
 	img := image(t, 32<<20)
 	vm := Boot(t, img)
+	t.Logf("Linux %s", vm.Sh("uname -r; lvm version"))
 
 	if out := vm.Sh(`dmsetup targets`); !strings.Contains(out, "snapshot-merge") {
 		t.Errorf("the kernel has no snapshot-merge target:\n%s", out)

@@ -19,9 +19,12 @@ import (
 // that the test runs on.
 const kernelPackage = "linux-image-cloud-amd64"
 
+// kernelVariable names the package of another kernel, a file, to judge by that one.
+const kernelVariable = "COWL_KERNEL_DEB"
+
 var (
 	modules  = []string{"virtio_pci", "virtio_blk", "virtio_console", "dm-mod", "dm-snapshot", "dm-delay"}
-	onDemand = []string{"dm-thin-pool", "dm-mirror", "dm-raid", "raid1", "dm-cache", "dm-cache-smq"}
+	onDemand = []string{"dm-thin-pool", "dm-mirror", "dm-raid", "raid1", "dm-cache", "dm-cache-smq", "fuse", "loop"}
 	programs = []string{"busybox", "lvm", "dmsetup", "mke2fs", "e2fsck"}
 )
 
@@ -74,7 +77,8 @@ func (e absentError) Error() string { return e.reason }
 
 func absent(format string, args ...any) error { return absentError{fmt.Sprintf(format, args...)} }
 
-// recipeKey changes when the recipe or one of the machine's programs does.
+// recipeKey changes when the recipe, one of the machine's programs or the kernel's
+// package does.
 func recipeKey() (string, error) {
 	h := sha256.New()
 	err := fs.WalkDir(recipe, ".", func(name string, d fs.DirEntry, err error) error {
@@ -85,12 +89,19 @@ func recipeKey() (string, error) {
 		fmt.Fprintf(h, "%s %d\n%s", name, len(text), text)
 		return err
 	})
+	var used []string
 	for _, p := range programs {
-		info, e := os.Stat(judge.Find(p))
+		used = append(used, judge.Find(p))
+	}
+	if deb := os.Getenv(kernelVariable); deb != "" {
+		used = append(used, deb)
+	}
+	for _, path := range used {
+		info, e := os.Stat(path)
 		if e != nil {
 			return "", e
 		}
-		fmt.Fprintf(h, "%s %d %d\n", p, info.Size(), info.ModTime().UnixNano())
+		fmt.Fprintf(h, "%s %d %d\n", path, info.Size(), info.ModTime().UnixNano())
 	}
 	return fmt.Sprintf("%x", h.Sum(nil)[:8]), err
 }
