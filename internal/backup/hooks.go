@@ -34,8 +34,8 @@ const DefaultHookLimit = time.Minute
 // none. docs/cli.md has what they find in their environment.
 //
 // What before-snapshot has brought to rest, after-snapshot lets go on: it is run
-// also when before-snapshot failed or took too long, when there is no snapshot, and
-// when the backup was interrupted.
+// also when before-snapshot failed or took too long, when there is no snapshot,
+// when the backup was interrupted, and by the standby when it was killed.
 type Hooks struct {
 	Commands map[Stage]string
 	Limit    time.Duration // of each; 0 is DefaultHookLimit
@@ -49,16 +49,30 @@ const hookTail = 1 << 10
 // ended.
 const endTime = time.Second
 
-// run runs the hook of a stage, and tells whether there is one.
+func (h *Hooks) limit() time.Duration {
+	if h.Limit == 0 {
+		return DefaultHookLimit
+	}
+	return h.Limit
+}
+
+// environment is what the hook of a stage finds.
+func (s Stage) environment(env []string) []string {
+	return append(append(os.Environ(), "COWL_STAGE="+string(s)), env...)
+}
+
+// run runs the hook of a stage, if there is one.
 func (h *Hooks) run(ctx context.Context, stage Stage, env []string) error {
+	return h.runWatched(ctx, stage, env, nil)
+}
+
+// runWatched tells a standby, which may be nil, which process the hook is.
+func (h *Hooks) runWatched(ctx context.Context, stage Stage, env []string, by *standby) error {
 	command := h.Commands[stage]
 	if command == "" {
 		return nil
 	}
-	limit := h.Limit
-	if limit == 0 {
-		limit = DefaultHookLimit
-	}
+	limit := h.limit()
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	shell, flag := "/bin/sh", "-c"
@@ -66,12 +80,16 @@ func (h *Hooks) run(ctx context.Context, stage Stage, env []string) error {
 		shell, flag = "cmd", "/c"
 	}
 	cmd := exec.CommandContext(limited, shell, flag, command)
-	cmd.Env = append(append(os.Environ(), "COWL_STAGE="+string(stage)), env...)
+	cmd.Env = stage.environment(env)
 	tail := &lastBytes{to: h.Output}
 	cmd.Stdout, cmd.Stderr = tail, tail
 	ownGroup(cmd)
 	cmd.WaitDelay = endTime
-	err := cmd.Run()
+	err := cmd.Start()
+	if err == nil {
+		by.watch(cmd.Process.Pid)
+		err = cmd.Wait()
+	}
 	switch {
 	case err == nil, errors.Is(err, exec.ErrWaitDelay): // it ended well, and left something running
 		return nil

@@ -27,17 +27,22 @@ type Quiet struct {
 //  2. file systems that are mounted from the volumes are frozen;
 //  3. the snapshots are taken, at one instant;
 //  4. file systems go on;
-//  5. hook after-snapshot, whatever became of 1 to 4.
+//  5. hook after-snapshot, whatever became of 1 to 4, and of this process.
 //
 // warned is what went wrong though there are snapshots.
 func (s *set[R]) takeQuietly(ctx context.Context) (notes []string, q Quiet, warned, err error) {
 	began := time.Now()
-	err = s.hook(ctx, BeforeSnapshot)
+	by, err := s.hooks.newStandby(s.hookEnv(resultEnv(errKilled)...))
+	if err != nil {
+		return nil, q, nil, err
+	}
+	err = s.hooks.runWatched(ctx, BeforeSnapshot, s.hookEnv(), by)
 	if err == nil {
 		notes, warned, err = s.takeFrozen(ctx, &q)
 	}
 	// Not to be interrupted: somebody waits for it to go on.
-	after := s.hook(context.WithoutCancel(ctx), AfterSnapshot, resultEnv(err)...)
+	after := s.hooks.runWatched(context.WithoutCancel(ctx), AfterSnapshot, s.hookEnv(resultEnv(err)...), by)
+	by.dismiss()
 	if len(q.Frozen) > 0 || s.hooks.Commands[BeforeSnapshot] != "" {
 		q.QuietSeconds = time.Since(began).Seconds()
 	}
@@ -152,6 +157,11 @@ func deviceTree(dir string) []freeze.Device {
 
 // hook runs the hook of a stage.
 func (s *set[R]) hook(ctx context.Context, stage Stage, env ...string) error {
+	return s.hooks.run(ctx, stage, s.hookEnv(env...))
+}
+
+// hookEnv is what all hooks are told, and more.
+func (s *set[R]) hookEnv(env ...string) []string {
 	var groups, volumes []string
 	for _, m := range s.members {
 		src := m.source()
@@ -162,10 +172,10 @@ func (s *set[R]) hook(ctx context.Context, stage Stage, env ...string) error {
 			groups = append(groups, src.vg.Name)
 		}
 	}
-	return s.hooks.run(ctx, stage, append([]string{
+	return append([]string{
 		"COWL_VG=" + strings.Join(groups, " "), "COWL_VOLUMES=" + strings.Join(volumes, " "),
 		"COWL_TARGET=" + s.target, "COWL_INSTANT=" + s.report.Instant,
-	}, env...))
+	}, env...)
 }
 
 // resultEnv says to a hook what became of what it was waiting for.

@@ -103,6 +103,34 @@ func TestKilled(t *testing.T) {
 	s.must("vgchange -an vg")
 }
 
+// kill -9 while something rests for the snapshot: it goes on all the same.
+func TestKilledAtRest(t *testing.T) {
+	judge.NeedFile(t, "/bin/sh")
+	s := newSite(t, gib)
+	s.must("lvcreate -L 16M -n lv vg")
+	log := s.path("log")
+	cmd := s.command("backup vg/lv --to backups")
+	// The hook's parent is cowl.
+	cmd.Args = append(cmd.Args, "--before-snapshot", "echo rests >> "+log+"; kill -9 $PPID",
+		"--after-snapshot", `echo "$COWL_STAGE $COWL_RESULT: $COWL_ERROR" >> `+log)
+	if err := cmd.Run(); err == nil || cmd.ProcessState.Exited() {
+		t.Fatalf("the backup was to be killed: %v", cmd.ProcessState)
+	}
+	const want = "rests\nafter-snapshot failed: cowl was killed\n"
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		text, err := os.ReadFile(log)
+		if string(text) == want {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the hooks have written %q (%v)", text, err)
+		}
+	}
+	if got := s.volumes(); len(got) != 1 {
+		t.Errorf("volumes are %q", got)
+	}
+}
+
 // The daemon dies under a backup: no image, and the snapshot that nobody could
 // remove is named with the command that does it.
 func TestDaemonKilled(t *testing.T) {
