@@ -9,6 +9,6 @@ var verbs = []func(*app) *cobra.Command{
 	newVGCreate, newVGExtend, newVGReduce, newVGChange, newVGs, newVGDisplay, newVGRemove,
 	newLVCreate, newLVExtend, newLVChange, newLVConvert, newLVs, newLVDisplay, newLVRemove,
 	newServe, newOverlay, newAdvise, newMap,
-	newSnapshot, newRollback, newBackup, newList, newVerify, newDrill, newRestore, newForget, newCleanup, newRepo, newJob,
+	newSnapshot, newRollback, newBackup, newList, newVerify, newDrill, newRestore, newForget, newCleanup, newRepo, newJob, newGuest,
 	newLs, newCat, newCp, newTar, newDiff, newDemo, newVersion,
 }

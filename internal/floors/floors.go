@@ -56,6 +56,8 @@ var Table = []Row{
 		Imports: []string{"internal/forecast", "internal/errs"}},
 	{Path: "internal/freeze", Holds: "keeps file systems and kernel devices still for a moment", Documented: true,
 		Imports: []string{"internal/devmapper", "internal/errs"}},
+	{Path: "internal/guestagent", Holds: "asks virtual machines to freeze their file systems", Documented: true,
+		Imports: []string{"internal/errs"}},
 	{Path: "internal/devmapper", Holds: "asks the kernel's device-mapper, suspends and resumes", Documented: true,
 		Imports: []string{"internal/volume", "internal/errs"}},
 	{Path: "internal/snap", Holds: "the copy-on-write store over two devices; nothing of LVM", Documented: true,

@@ -65,6 +65,20 @@ func Run(t testing.TB, script string, images ...string) (output string, status i
 // killed when the test ends.
 func Boot(t testing.TB, images ...string) *VM {
 	t.Helper()
+	return Machine{Images: images}.Boot(t)
+}
+
+// Machine is what a machine has.
+type Machine struct {
+	Images []string
+	// Agent is where qemu makes the socket of a guest agent, whose port
+	// org.qemu.guest_agent.0 is the second of the machine's. "": none.
+	Agent string
+}
+
+// Boot starts the machine. It is killed when the test ends.
+func (has Machine) Boot(t testing.TB) *VM {
+	t.Helper()
 	l, err := find()
 	if errors.As(err, new(absentError)) {
 		judge.Absent(t, "%v", err)
@@ -72,7 +86,7 @@ func Boot(t testing.TB, images ...string) *VM {
 	if err != nil {
 		t.Fatalf("kernel lab: %v", err)
 	}
-	m, err := l.start(images)
+	m, err := l.start(has)
 	if err != nil {
 		t.Fatalf("kernel lab: %v", err)
 	}
@@ -150,6 +164,18 @@ func (vm *VM) Put(local, remote string) {
 	data, err := os.ReadFile(local)
 	vm.must("put "+filepath.Base(local), err)
 	vm.Write(Write{Path: remote, Data: data, Mode: 0o755})
+}
+
+// Install copies a program of the host to the same path in the machine, with the
+// libraries that it needs.
+func (vm *VM) Install(program string) {
+	vm.t.Helper()
+	libs, err := libraries(program)
+	vm.must("install "+program, err)
+	for _, path := range append(libs, program) {
+		vm.Sh("mkdir -p " + filepath.Dir(path))
+		vm.Put(path, path)
+	}
 }
 
 // Release lends the images behind some of the machine's disks (/dev/vda, ...)

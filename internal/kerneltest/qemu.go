@@ -47,7 +47,7 @@ type machine struct {
 }
 
 // start runs qemu and waits until its side of the serial port is connected.
-func (l lab) start(images []string) (*machine, error) {
+func (l lab) start(has Machine) (*machine, error) {
 	// Not t.TempDir: a socket's path must be short.
 	dir, err := os.MkdirTemp("", "cowl-vm-")
 	if err != nil {
@@ -62,7 +62,7 @@ func (l lab) start(images []string) (*machine, error) {
 	defer listener.Close()
 
 	m := &machine{console: &console{}, ended: make(chan struct{})}
-	m.cmd = exec.Command(judge.Find("qemu-system-x86_64"), l.arguments(socket, images)...)
+	m.cmd = exec.Command(judge.Find("qemu-system-x86_64"), l.arguments(socket, has)...)
 	m.cmd.Stdout = m.console
 	m.cmd.Stderr = m.console
 	m.cmd.SysProcAttr = diesWithParent()
@@ -82,10 +82,10 @@ func (l lab) start(images []string) (*machine, error) {
 	return m, nil
 }
 
-// arguments are qemu's. Images are the disks vda, vdb, ... Their writes go to
+// arguments are qemu's. The images are the disks vda, vdb, ... Their writes go to
 // the host's page cache: what the guest has completed is in the image, also
 // when qemu is killed.
-func (l lab) arguments(socket string, images []string) []string {
+func (l lab) arguments(socket string, has Machine) []string {
 	args := []string{
 		"-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "512",
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
@@ -94,7 +94,11 @@ func (l lab) arguments(socket string, images []string) []string {
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=port,path=" + socket,
 		"-device", "virtserialport,chardev=port,name=" + guest.Port,
 	}
-	for _, image := range images {
+	if has.Agent != "" {
+		args = append(args, "-chardev", "socket,id=agent,server=on,wait=off,path="+has.Agent,
+			"-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0")
+	}
+	for _, image := range has.Images {
 		args = append(args, "-drive", "if=virtio,format=raw,cache=writeback,discard=unmap,file="+
 			strings.ReplaceAll(image, ",", ",,"))
 	}
