@@ -14,8 +14,9 @@ import (
 	"cowl/internal/volume"
 )
 
-// openGroup opens a group for changes: through the daemon that owns it, or in
-// this process. With --test it is a dry run. The caller closes it.
+// openGroup opens a group for changes: through the daemon that owns it, in this
+// process, or through lvm2. With --test nothing is changed: it is a dry run, or
+// lvm2's own. The caller closes it.
 func (a *app) openGroup(ctx context.Context, name string) (manager.Group, error) {
 	settings := a.settings()
 	g, err := a.host().OpenGroup(ctx, name)
@@ -27,6 +28,10 @@ func (a *app) openGroup(ctx context.Context, name string) (manager.Group, error)
 	}
 	if !a.test {
 		return g, nil
+	}
+	if hosted, ok := g.(*manager.Hosted); ok {
+		hosted.Rehearse()
+		return hosted, nil
 	}
 	dry, err := newDry(ctx, g, a.Now().Unix())
 	if err != nil {

@@ -20,9 +20,10 @@ import (
 // The layers below a volume that lvm2 makes devices of: what an origin or a
 // snapshot's store is without its snapshots' target above it.
 const (
-	LayerNone = ""     // the volume itself
-	LayerReal = "real" // an origin without copying
-	LayerCow  = "cow"  // a snapshot's store
+	LayerNone = ""      // the volume itself
+	LayerReal = "real"  // an origin without copying
+	LayerCow  = "cow"   // a snapshot's store
+	LayerPool = "tpool" // what the volumes of a thin pool are in
 )
 
 // LVMUUID returns the UUID of the device that lvm2 makes of a volume, or of a

@@ -51,6 +51,7 @@ type Group struct {
 	lvm  *lvm
 	id   volume.UUID
 	name string
+	test bool // set before use, see Rehearse
 
 	mu     sync.Mutex
 	open   map[string]int   // devices that Open returned and that are open, by name
@@ -124,10 +125,18 @@ func (g *Group) find(ctx context.Context, name string) (*volume.Group, *volume.L
 	return model, lv, err
 }
 
+// Rehearse makes lvm2 try each change without making it (--test): it applies all of
+// its rules, and the group stays as it is. Nothing is held still either. Call it
+// before anything else.
+func (g *Group) Rehearse() { g.test = true }
+
 // change runs a command of lvm2 that alters something.
 func (g *Group) change(ctx context.Context, command string, args ...string) ([]string, error) {
 	if err := g.o.Guard(ctx); err != nil {
 		return nil, err
+	}
+	if g.test {
+		args = append([]string{"--test"}, args...)
 	}
 	return g.lvm.change(ctx, command, args...)
 }

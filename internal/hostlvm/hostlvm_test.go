@@ -77,6 +77,27 @@ func TestRemarks(t *testing.T) {
 	}
 }
 
+// lvm2's sums of virtual sizes are noise beside a snapshot; what is left in the
+// pool is not. The words are lvm2 2.03.16's, the status is dm-thin.c's pool_status.
+func TestPool(t *testing.T) {
+	got := slices.DeleteFunc(remarks([]byte("  WARNING: Sum of all thin volume sizes (48.00 MiB) exceeds the size of thin pool vg/pool (40.00 MiB).\n"+
+		"  WARNING: You have not turned on protection against thin pools running out of space.\n"+
+		"  WARNING: Set activation/thin_pool_autoextend_threshold below 100 to trigger automatic extension of thin pools before they get full.\n"+
+		"  WARNING: Remaining free space in metadata of thin pool vg/pool is too low (98.05% >= 96.30%).\n")), isOverprovisioned)
+	if len(got) != 1 || !strings.Contains(got[0], "metadata of thin pool") {
+		t.Errorf("%q", got)
+	}
+	u, err := parsePool("2 1024/2048 480/640 - rw no_discard_passdown queue_if_no_space - 1024")
+	if err != nil || u != (poolUsage{data: 75, metadata: 50}) {
+		t.Errorf("%+v, %v", u, err)
+	}
+	for _, bad := range []string{"", "Fail", "Error", "1 2 3", "1 2/0 3/4", "1 -2/3 3/4", "1 2/3 x/4"} {
+		if _, err := parsePool(bad); !errs.Is(err, errs.Corrupt) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
+
 // What a person types must not become an option of lvm2's, nor another command.
 func TestArguments(t *testing.T) {
 	for _, c := range []struct {

@@ -56,7 +56,8 @@ func newName(model *volume.Group, name string) error {
 	return nil
 }
 
-// RemoveLVs removes volumes; an origin's snapshots go with it.
+// RemoveLVs removes volumes; an origin's snapshots go with it, and are named before
+// it in what is returned.
 func (g *Group) RemoveLVs(ctx context.Context, names []string) (*Result, error) {
 	model, err := g.o.Read(ctx)
 	if err != nil {
@@ -80,16 +81,17 @@ func (g *Group) RemoveLVs(ctx context.Context, names []string) (*Result, error) 
 	}
 	r := &Result{}
 	for _, name := range names {
-		if len(r.Names) > 0 {
-			// It may have gone with its origin.
-			if now, err := g.o.Read(ctx); err == nil && now.LV(name) == nil {
-				r.Names = append(r.Names, name)
-				continue
-			}
+		if slices.Contains(r.Names, name) {
+			continue // with its origin
 		}
 		notes, err := g.change(ctx, "lvremove", g.full(name))
 		if err != nil {
 			return r, err
+		}
+		for _, s := range model.SnapshotsOf(model.LV(name)) {
+			if !slices.Contains(r.Names, s.Cow.Name) {
+				r.Names = append(r.Names, s.Cow.Name)
+			}
 		}
 		r.Names, r.Notes = append(r.Names, name), append(r.Notes, notes...)
 	}

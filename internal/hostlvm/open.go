@@ -17,6 +17,9 @@ import (
 // open. For writing it is opened exclusively: a volume that is mounted, or used
 // otherwise by the kernel, is refused with errs.Busy.
 //
+// A volume that others have open is read past the page cache: a file system keeps
+// there what it has not committed, and writes to its journal without it.
+//
 // A snapshot that cowl made is kept from overflowing from then on: see keep.
 func (g *Group) Open(ctx context.Context, name string, readOnly bool) (block.Device, error) {
 	model, lv, err := g.find(ctx, name)
@@ -28,17 +31,20 @@ func (g *Group) Open(ctx context.Context, name string, readOnly bool) (block.Dev
 		return nil, err
 	}
 	o := &opened{group: g, name: name}
-	if _, active := running[name]; !active {
+	_, isSnapshot := model.SnapshotOf(lv)
+	lives, active := running[name]
+	if !active {
 		if _, err := g.Activate(ctx, name); err != nil {
 			return nil, err
 		}
 		o.activated = true
 	}
-	if o.Device, err = g.device(lv, file.Options{ReadOnly: readOnly, Lock: lockFor(readOnly)}); err != nil {
+	direct := !isSnapshot && lives.Info.Opens > 0
+	if o.Device, err = g.device(lv, file.Options{ReadOnly: readOnly, Lock: lockFor(readOnly), Direct: direct}); err != nil {
 		return nil, errors.Join(err, o.deactivate())
 	}
 	g.count(name, 1)
-	if _, isSnapshot := model.SnapshotOf(lv); isSnapshot {
+	if isSnapshot {
 		g.keep(lv)
 	}
 	return o, nil

@@ -48,19 +48,29 @@ func (g *Group) create(ctx context.Context, specs []volume.SnapshotSpec, limit t
 	for _, p := range plan {
 		r.Names = append(r.Names, p.name)
 	}
-	if len(plan) == 1 && held == nil {
+	switch {
+	case g.test:
+		notes, err = g.rehearse(ctx, model, plan, held)
+	case len(plan) == 1 && held == nil:
 		notes, err = g.take(ctx, plan[0])
 		if err != nil {
 			err = errors.Join(err, g.rollBack(ctx, plan))
 		}
-	} else {
+	default:
 		notes, err = g.together(ctx, model, plan, limit, held)
 	}
 	if err != nil {
 		return nil, err
 	}
-	r.Notes = append(r.Notes, notes...)
-	g.keepPlanned(ctx, plan)
+	for _, text := range notes {
+		if !slices.Contains(r.Notes, text) {
+			r.Notes = append(r.Notes, text)
+		}
+	}
+	r.Notes = append(r.Notes, g.poolNotes(model, plan)...)
+	if !g.test {
+		g.keepPlanned(ctx, plan)
+	}
 	return r, nil
 }
 
@@ -183,7 +193,7 @@ func (g *Group) take(ctx context.Context, p planned) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("snapshot of %s: %w", g.full(p.origin.Name), err)
 	}
-	return notes, nil
+	return slices.DeleteFunc(notes, isOverprovisioned), nil
 }
 
 // cleanupTime bounds what is still done after something has failed.

@@ -54,9 +54,10 @@ func (g *Group) together(ctx context.Context, model *volume.Group, plan []planne
 	if hold.Limit = limit; limit == 0 {
 		hold.Limit = freeze.DefaultLimit + time.Duration(max(0, len(plan)-4))*holdMore
 	}
-	if held != nil && len(hold.unheld) > 0 {
-		return nil, errs.WithHint(errs.E(errs.Unsupported, "%s cannot be held for other groups: %s", g.full(hold.unheld[0]), hold.why),
-			"Take its snapshot by itself.")
+	if held != nil {
+		if err := g.holdable(hold); err != nil {
+			return nil, err
+		}
 	}
 	if err := g.o.Guard(ctx); err != nil {
 		return nil, err
@@ -91,6 +92,41 @@ func (g *Group) together(ctx context.Context, model *volume.Group, plan []planne
 	}
 	g.o.Log.Info("volumes were held for one instant", "group", g.name, "volumes", len(plan), "for", took)
 	return append(notes, fmt.Sprintf("%s held for %.1f s, for one instant.", g.countText(plan), took.Seconds())), nil
+}
+
+// holdable refuses volumes that cannot be held while other groups take snapshots.
+func (g *Group) holdable(hold holding) error {
+	if len(hold.unheld) == 0 {
+		return nil
+	}
+	return errs.WithHint(errs.E(errs.Unsupported, "%s cannot be held for other groups: %s", g.full(hold.unheld[0]), hold.why),
+		"Take its snapshot by itself.")
+}
+
+// rehearse has lvm2 try each snapshot. All that could keep them from being of one
+// instant is looked at as well.
+func (g *Group) rehearse(ctx context.Context, model *volume.Group, plan []planned, held func(context.Context) error) (notes []string, err error) {
+	if len(plan) > 1 || held != nil {
+		hold, order, err := g.holdPlan(model, plan)
+		if err == nil && held != nil {
+			err = g.holdable(hold)
+		}
+		if err != nil {
+			return nil, err
+		}
+		plan = order
+	}
+	for _, p := range plan {
+		more, err := g.take(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		notes = append(notes, more...)
+	}
+	if held != nil {
+		err = held(ctx)
+	}
+	return notes, err
 }
 
 // countText names one volume, and counts several.

@@ -18,10 +18,11 @@ import (
 // process holds nothing between two calls but what Open returned, and watches
 // snapshots.
 type Hosted struct {
-	host  *Host
-	group *hostlvm.Group
-	id    volume.UUID
-	name  string
+	host      *Host
+	group     *hostlvm.Group
+	id        volume.UUID
+	name      string
+	rehearsal bool
 }
 
 var _ Group = (*Hosted)(nil)
@@ -302,8 +303,18 @@ func (g *Hosted) RemoveGroup(ctx context.Context) (*Result, error) {
 	return hostResult(g.group.RemoveGroup(ctx))
 }
 
+// Rehearse makes this group one in which every change is only tried, by lvm2's
+// rules, and volumes are not opened. Call it before anything else.
+func (g *Hosted) Rehearse() {
+	g.rehearsal = true
+	g.group.Rehearse()
+}
+
 // Open implements Group.
 func (g *Hosted) Open(ctx context.Context, name string, readOnly bool) (block.Device, error) {
+	if g.rehearsal {
+		return nil, errs.E(errs.Unsupported, "nothing is opened in test mode")
+	}
 	return g.group.Open(ctx, name, readOnly)
 }
 
