@@ -11,10 +11,12 @@
 //
 // # Durability
 //
-// Flush is fdatasync. It is skipped when nothing was written through this
-// Device since the last one that succeeded; the first after Open is never
-// skipped, because what a killed process wrote before may be in the page cache
-// only.
+// Flush is fdatasync. It is skipped when what was written through this Device
+// before has been flushed; the first after Open is never skipped, because what a
+// killed process wrote before may be in the page cache only. Two run at a time
+// where there is direct I/O: while the disk makes one durable, the kernel writes out
+// for the next. Each has an open file description of its own, for the kernel
+// reports a failed write once to each (Linux errseq_t) and not to each system call.
 //
 // When fdatasync fails, the kernel may have dropped the pages that it could not
 // write and marked them clean, so that the next fdatasync would succeed with
@@ -24,6 +26,7 @@
 package file
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -85,8 +88,10 @@ type Device struct {
 	written atomic.Uint64
 
 	mu     sync.Mutex
-	synced uint64 // written, when the last successful flush began
-	failed error  // the first flush that failed
+	ended  sync.Cond  // a flush
+	synced uint64     // the changes that are durable, as written counts them
+	failed error      // the first flush that failed
+	idle   []*os.File // descriptions by which nobody flushes at the moment
 }
 
 // Open opens an existing regular file or block device. With an Exclusive lock
@@ -170,6 +175,8 @@ func adopt(f *os.File, path string, o Options) (*Device, error) {
 	d := &Device{
 		f: f, cached: newPageCache(f), path: path, disk: disk, bypass: o.ReadOnly && o.Direct && directFlag != 0, sync: datasync, allocate: allocate,
 	}
+	d.ended.L = &d.mu
+	d.idle = []*os.File{f}
 	d.written.Store(1) // by whoever had it open before
 	size, caps, err := geometry(f, info, disk)
 	if err != nil {
@@ -182,7 +189,9 @@ func adopt(f *os.File, path string, o Options) (*Device, error) {
 		d.caps.Discard, d.caps.Zeroes = false, false
 		return d, nil
 	}
-	d.direct = openDirect(f)
+	if d.direct = openDirect(f); d.direct != nil {
+		d.idle = append(d.idle, d.direct)
+	}
 	return d, nil
 }
 
@@ -425,21 +434,41 @@ func (d *Device) Flush() error {
 	if d.caps.ReadOnly {
 		return nil
 	}
+	f, err := d.turn(d.written.Load())
+	if f == nil {
+		return err
+	}
+	covered := d.written.Load()
+	err = d.sync(f)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.failed != nil {
-		return fmt.Errorf("flush %s: an earlier flush failed and what was written before it may be lost: %w", d.path, d.failed)
+	d.idle = append(d.idle, f)
+	d.ended.Broadcast()
+	if d.failed = cmp.Or(d.failed, err); d.failed != nil { // also if only another's did: it covers the same changes
+		return fmt.Errorf("flush %s: %w", d.path, d.failed)
 	}
-	written := d.written.Load()
-	if written == d.synced {
-		return nil
-	}
-	if err := d.sync(d.f); err != nil {
-		d.failed = err
-		return fmt.Errorf("flush %s: %w", d.path, err)
-	}
-	d.synced = written
+	d.synced = max(d.synced, covered)
 	return nil
+}
+
+// turn takes what to flush by, waiting for it, or returns nil if a flush has
+// failed or the changes up to want need none any more.
+func (d *Device) turn(want uint64) (*os.File, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for {
+		switch n := len(d.idle); {
+		case d.failed != nil:
+			return nil, fmt.Errorf("flush %s: an earlier flush failed and what was written before it may be lost: %w", d.path, d.failed)
+		case d.synced >= want:
+			return nil, nil
+		case n > 0:
+			f := d.idle[n-1]
+			d.idle = d.idle[:n-1]
+			return f, nil
+		}
+		d.ended.Wait()
+	}
 }
 
 // Discard implements block.Device: a hole in a file, a discard on a disk. Where

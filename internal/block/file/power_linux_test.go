@@ -8,8 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 
 	"cowl/internal/block/blocktest"
 	"cowl/internal/judge"
@@ -63,6 +66,92 @@ func TestDirectWritesAreFlushed(t *testing.T) {
 	}
 	flush(2)
 	flush(2)
+}
+
+// Two flushes run at a time, and a third that comes meanwhile is made by nobody
+// if one that began after its changes was.
+func TestFlushesAtOnce(t *testing.T) {
+	d := withDirect(t, t.TempDir())
+	synctest.Test(t, func(t *testing.T) {
+		d.ended = sync.Cond{L: &d.mu} // of this bubble
+		lost := errors.New("pages lost")
+		var begun []*os.File
+		ends := []chan error{make(chan error), make(chan error), make(chan error)}
+		d.sync = func(f *os.File) error {
+			d.mu.Lock()
+			begun = append(begun, f)
+			end := ends[len(begun)-1]
+			d.mu.Unlock()
+			return <-end
+		}
+		results := make([]error, 4)
+		returned := make([]bool, 4)
+		start := func(i int) {
+			if _, err := d.WriteAt([]byte{1}, int64(i)); err != nil {
+				t.Fatal(err)
+			}
+			go func() { results[i], returned[i] = d.Flush(), true }()
+			synctest.Wait()
+		}
+		for i := range 3 {
+			start(i)
+		}
+		if len(begun) != 2 || begun[0] == begun[1] {
+			t.Fatalf("%d syncs under way, want 2 by descriptions of their own", len(begun))
+		}
+		ends[1] <- nil // began before the third's write: it does not cover it
+		synctest.Wait()
+		if !slices.Equal(returned, []bool{false, true, false, false}) || results[1] != nil || len(begun) != 3 {
+			t.Fatalf("after the second: returned %v, %d syncs, %v", returned, len(begun), results[1])
+		}
+		start(3) // must wait, and be covered by nothing that runs
+		ends[0] <- lost
+		synctest.Wait()
+		if !returned[0] || !returned[3] || !errors.Is(results[0], lost) || !errors.Is(results[3], lost) {
+			t.Errorf("after the first failed: returned %v, %v", returned, results)
+		}
+		ends[2] <- nil // the kernel told the other description only
+		synctest.Wait()
+		if !errors.Is(results[2], lost) {
+			t.Errorf("a flush beside one that failed: %v", results[2])
+		}
+	})
+}
+
+// Who waits for a flush that covers his changes makes none.
+func TestFlushIsShared(t *testing.T) {
+	d := withDirect(t, t.TempDir())
+	synctest.Test(t, func(t *testing.T) {
+		d.ended = sync.Cond{L: &d.mu}
+		d.idle = d.idle[:1]
+		syncs, end := 0, make(chan error)
+		d.sync = func(*os.File) error { syncs++; return <-end }
+		done := 0
+		for i := range 5 {
+			if _, err := d.WriteAt([]byte{1}, int64(i)); err != nil {
+				t.Fatal(err)
+			}
+			go func() {
+				if err := d.Flush(); err != nil {
+					t.Error(err)
+				}
+				d.mu.Lock()
+				done++
+				d.mu.Unlock()
+			}()
+			synctest.Wait()
+		}
+		end <- nil
+		synctest.Wait()
+		if syncs != 2 || done != 1 {
+			t.Errorf("%d syncs, %d flushes done; want one more sync for the four that wait", syncs, done)
+		}
+		end <- nil
+		synctest.Wait()
+		if syncs != 2 || done != 5 {
+			t.Errorf("%d syncs, %d flushes done; want all done by the second", syncs, done)
+		}
+	})
 }
 
 // A direct write that fails is not made again through the page cache, which would
