@@ -30,7 +30,8 @@ func newGuest(t *testing.T) *guest {
 	g.vm.Install(judge.Find("qemu-ga"))
 	g.vm.Sh(`mkfs.ext4 -q /dev/vda; mount /dev/vda /mnt
 		qemu-ga -d -m virtio-serial -p /dev/$(basename $(dirname $(grep -l org.qemu.guest_agent.0 /sys/class/virtio-ports/*/name))) -f /run/qga.pid -t /run
-		(n=0; while [ ! -e /tmp/stop ]; do n=$((n+1)); dd if=/dev/urandom of=/mnt/f$((n%50)) bs=4k count=$((n%9+1)) 2>/dev/null; rm -f /mnt/f$(((n+7)%50)); echo $n > /mnt/n
+		echo 0 > /mnt/n
+		(n=0; while [ ! -e /tmp/stop ]; do n=$((n+1)); dd if=/dev/urandom of=/mnt/f$((n%50)) bs=4k count=$((n%9+1)) 2>/dev/null; rm -f /mnt/f$(((n+7)%50)); echo $n > /mnt/n.new; mv /mnt/n.new /mnt/n
 			[ $((n%10)) != 0 ] || sync; done; echo $n > /tmp/written) >/dev/null 2>&1 &`)
 	return g
 }
