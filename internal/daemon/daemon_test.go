@@ -300,7 +300,6 @@ func TestFailedFlushAtTheEndIsReported(t *testing.T) {
 // is told why not, and the group is closed behind all of it.
 func TestEndDrains(t *testing.T) {
 	f := newFake(t)
-	r := serve(t, f, runDir(t))
 	inRequest, inWrite := make(chan struct{}), make(chan struct{})
 	finishRequest, finishWrite := make(chan struct{}), make(chan struct{})
 	var once sync.Once
@@ -313,6 +312,7 @@ func TestEndDrains(t *testing.T) {
 		<-finishRequest
 		return &manager.Result{Names: []string{"late"}}, nil
 	}
+	r := serve(t, f, runDir(t))
 	d, err := r.client.Open(bg, "a", false)
 	if err != nil {
 		t.Fatal(err)

@@ -133,9 +133,9 @@ func breakables() []breakable {
 				return err
 			}
 			g.mu.Lock()
-			f := g.families["a"]
+			m := g.families["a"].merge
 			g.mu.Unlock()
-			if m := f.merge; m != nil && m.done != nil {
+			if m != nil && m.done != nil {
 				<-m.done
 			}
 			if g.Model().LV("s") != nil {

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -406,12 +407,12 @@ func TestGrowthFails(t *testing.T) {
 // onWrite calls f, if it is set, before every write to metadata.
 type onWrite struct {
 	*mem.Device
-	f func()
+	f atomic.Pointer[func()]
 }
 
 func (d *onWrite) WriteAt(p []byte, off int64) (int, error) {
-	if off < mib && d.f != nil {
-		d.f()
+	if f := d.f.Load(); off < mib && f != nil {
+		(*f)()
 	}
 	return d.Device.WriteAt(p, off)
 }
@@ -427,9 +428,9 @@ func TestSnapshotDoesNotOverflowAtItsBirth(t *testing.T) {
 	base := opened(t, g, "base")
 	write(t, base, 0, 1, 8*extent)
 	create := func(f func()) {
-		dev.f = f
+		dev.f.Store(&f)
 		must(t)(g.CreateSnapshots(ctx, []volume.SnapshotSpec{snapOf("base", "s", 1, "")}))
-		dev.f = nil
+		dev.f.Store(nil)
 	}
 	writes := 0
 	create(func() { writes++ })

@@ -2,6 +2,7 @@ package snap
 
 import (
 	"iter"
+	"sync"
 
 	"cowl/internal/block"
 )
@@ -10,12 +11,23 @@ import (
 // what another client may do in that moment.
 type hooked struct {
 	block.Device
-	before map[string]func()
+	mu     sync.Mutex
+	before map[string]func() // guarded by mu
+}
+
+// set has f called before the next operation of a kind; nil takes that back.
+func (d *hooked) set(op string, f func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.before[op] = f
 }
 
 func (d *hooked) run(op string) {
-	if f := d.before[op]; f != nil {
-		delete(d.before, op)
+	d.mu.Lock()
+	f := d.before[op]
+	delete(d.before, op)
+	d.mu.Unlock()
+	if f != nil {
 		f()
 	}
 }

@@ -449,10 +449,10 @@ func (m *machine) mergeStep() error {
 	m.o.merge.pieceBytes = 512 << m.rng.IntN(6)
 	var behind error // of a write that comes when the step has copied what it takes
 	if m.rng.IntN(2) == 0 {
-		m.hooks.before["flush"] = func() { behind = m.writeOrigin() }
+		m.hooks.set("flush", func() { behind = m.writeOrigin() })
 	}
 	left, err := m.o.MergeStep()
-	delete(m.hooks.before, "flush")
+	m.hooks.set("flush", nil)
 	m.note("left %d (%v)", left, err)
 	if behind != nil {
 		return behind
