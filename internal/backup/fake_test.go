@@ -350,6 +350,9 @@ func (g *fakeGroup) AddPVs(context.Context, []string) (*manager.Result, error) {
 func (g *fakeGroup) RemovePVs(context.Context, []string) (*manager.Result, error) {
 	return nil, errFake
 }
+func (g *fakeGroup) ResizePV(context.Context, string, int64) (*manager.Result, error) {
+	return nil, errFake
+}
 func (g *fakeGroup) RemoveGroup(context.Context) (*manager.Result, error) { return nil, errFake }
 func (g *fakeGroup) Close() error                                         { return nil }
 

@@ -28,6 +28,7 @@ var calls = map[string]call{
 	"pvs":           {"pvs nosuch", "pvs -a -o+pv_mda_free"},
 	"pvdisplay":     {"pvdisplay nosuch", "pvdisplay -m"},
 	"pvscan":        {"", "pvscan"},
+	"pvresize":      {"pvresize nosuch", "pvresize disk.img"},
 	"pvremove":      {"pvremove nosuch", "pvremove disk.img"},
 	"vgcreate":      {"vgcreate vg2 nosuch", "vgcreate vg2 disk.img"},
 	"vgextend":      {"vgextend nosuch disk.img", "vgextend vg disk.img"},

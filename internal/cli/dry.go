@@ -207,6 +207,26 @@ func (d *dryGroup) RemovePVs(_ context.Context, paths []string) (*manager.Result
 	return &manager.Result{Names: paths}, nil
 }
 
+// ResizePV implements manager.Group.
+func (d *dryGroup) ResizePV(_ context.Context, path string, size int64) (*manager.Result, error) {
+	key := d.key(path)
+	if key == "" {
+		return nil, errs.E(errs.NotFound, "Failed to find physical volume %q.", path)
+	}
+	if size == 0 {
+		var err error
+		if size, err = deviceSize(path); err != nil {
+			return nil, err
+		}
+	}
+	c, err := d.status.Group.ResizePV(key, path, volume.Sectors(size/block.SectorSize))
+	if err != nil {
+		return nil, err
+	}
+	d.status.Group = c.Group
+	return &manager.Result{Names: []string{path}}, nil
+}
+
 // RemoveGroup implements manager.Group.
 func (d *dryGroup) RemoveGroup(context.Context) (*manager.Result, error) {
 	return &manager.Result{Names: []string{d.status.Group.Name}}, nil

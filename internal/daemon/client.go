@@ -309,6 +309,16 @@ func (c *Client) RemovePVs(ctx context.Context, paths []string) (*manager.Result
 	return c.changePVs(ctx, "remove-pvs", paths)
 }
 
+// ResizePV implements manager.Group. A relative path is this process's; messages
+// name the PV as it was given.
+func (c *Client) ResizePV(ctx context.Context, path string, size int64) (*manager.Result, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	return c.change(ctx, "resize-pv", resizePVRequest{abs, size})
+}
+
 func (c *Client) changePVs(ctx context.Context, method string, paths []string) (*manager.Result, error) {
 	abs := make([]string, len(paths))
 	for i, p := range paths {

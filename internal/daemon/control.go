@@ -126,6 +126,9 @@ func (c *control) server() *http.Server {
 	handle(c, mux, "remove-pvs", result(func(ctx context.Context, r pathsRequest) (*manager.Result, error) {
 		return g.RemovePVs(ctx, r.Paths)
 	}))
+	handle(c, mux, "resize-pv", result(func(ctx context.Context, r resizePVRequest) (*manager.Result, error) {
+		return g.ResizePV(ctx, r.Path, r.Size)
+	}))
 	handleLast(c, mux, "remove-lvs", c.whenIdle, result(func(ctx context.Context, r namesRequest) (*manager.Result, error) {
 		return g.RemoveLVs(ctx, r.Names)
 	}))

@@ -56,6 +56,7 @@ func TestEveryMethodCrossesTheSocket(t *testing.T) {
 		}, "merge s at 4096"},
 		{func() (*manager.Result, error) { return c.AddPVs(bg, []string{"rel", "/abs"}) }, fmt.Sprintf("add [%q \"/abs\"]", filepath.Join(cwd, "rel"))},
 		{func() (*manager.Result, error) { return c.RemovePVs(bg, []string{"../rel"}) }, fmt.Sprintf("reduce [%q]", filepath.Join(filepath.Dir(cwd), "rel"))},
+		{func() (*manager.Result, error) { return c.ResizePV(bg, "rel", 1<<20) }, fmt.Sprintf("resize %q 1048576", filepath.Join(cwd, "rel"))},
 	} {
 		if _, err := call.do(); err != nil {
 			t.Errorf("%s: %v", call.want, err)

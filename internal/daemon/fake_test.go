@@ -244,6 +244,13 @@ func (f *fake) RemovePVs(_ context.Context, paths []string) (*manager.Result, er
 	return &manager.Result{}, nil
 }
 
+func (f *fake) ResizePV(_ context.Context, path string, size int64) (*manager.Result, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.note("resize %q %d", path, size)
+	return &manager.Result{}, nil
+}
+
 func (f *fake) RemoveGroup(context.Context) (*manager.Result, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -67,6 +67,10 @@ type (
 	pathsRequest struct {
 		Paths []string `json:"paths"`
 	}
+	resizePVRequest struct {
+		Path string `json:"path"`
+		Size int64  `json:"size,omitempty"`
+	}
 	setReadOnlyRequest struct {
 		Name     string `json:"name"`
 		ReadOnly bool   `json:"read_only"`

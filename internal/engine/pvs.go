@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 
+	"cowl/internal/block"
 	"cowl/internal/errs"
 	"cowl/internal/metastore"
 	"cowl/internal/volume"
@@ -81,6 +82,32 @@ func (g *Group) RemovePVs(ctx context.Context, ids []volume.UUID) (*Result, erro
 		delete(g.devs, id)
 	}
 	return g.warn(res), nil
+}
+
+// ResizePV takes over that a PV's device has another size, in bytes, which size
+// finds out with the right to change the group held. path is for messages.
+func (g *Group) ResizePV(ctx context.Context, id volume.UUID, path string, size func(dev block.Device) (int64, error)) (*Result, error) {
+	if err := g.begin(ctx); err != nil {
+		return nil, err
+	}
+	defer g.unlock()
+	model := g.Model()
+	pv := model.PVByID(id)
+	if pv == nil || g.devs[id] == nil {
+		return nil, errs.E(errs.NotFound, "PV %s is not in volume group %s", id, model.Name)
+	}
+	bytes, err := size(g.devs[id])
+	if err != nil {
+		return nil, err
+	}
+	c, err := model.ResizePV(pv.Key, path, volume.Sectors(bytes/block.SectorSize))
+	if err != nil {
+		return nil, err
+	}
+	if err := g.commit(c.Group); err != nil {
+		return nil, err
+	}
+	return g.warn(&Result{Names: []string{path}, Notes: c.Notes}), nil
 }
 
 // RemoveGroup removes the group and all of its volumes from its PVs, which

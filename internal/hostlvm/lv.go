@@ -300,10 +300,39 @@ func (g *Group) RemovePVs(ctx context.Context, paths []string) (*Result, error) 
 	return g.pvs(ctx, "vgreduce", paths)
 }
 
+// ResizePV has a physical volume take over its device's size, or what is given
+// in bytes, if that is not 0.
+func (g *Group) ResizePV(ctx context.Context, path string, size int64) (*Result, error) {
+	if err := checkDisk(path); err != nil {
+		return nil, err
+	}
+	var args []string
+	if size != 0 {
+		args = []string{"-y", "--setphysicalvolumesize", fmt.Sprintf("%db", size)}
+	}
+	notes, err := g.change(ctx, "pvresize", append(args, path)...)
+	if err != nil {
+		return nil, err
+	}
+	// That it was done says whoever asked for it.
+	notes = slices.DeleteFunc(notes, func(n string) bool {
+		return strings.HasPrefix(n, "Physical volume ") || strings.Contains(n, "resized or updated")
+	})
+	return &Result{[]string{path}, notes}, nil
+}
+
+// checkDisk refuses what lvm2 does not look at.
+func checkDisk(path string) error {
+	if !strings.HasPrefix(path, "/dev/") {
+		return errs.E(errs.Unsupported, "%s is no block device: lvm2 cannot use it.", path)
+	}
+	return nil
+}
+
 func (g *Group) pvs(ctx context.Context, command string, paths []string) (*Result, error) {
 	for _, p := range paths {
-		if !strings.HasPrefix(p, "/dev/") {
-			return nil, errs.E(errs.Unsupported, "%s is no block device: lvm2 cannot use it.", p)
+		if err := checkDisk(p); err != nil {
+			return nil, err
 		}
 	}
 	notes, err := g.change(ctx, command, append([]string{g.name}, paths...)...)

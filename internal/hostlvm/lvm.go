@@ -21,7 +21,7 @@ type lvm struct{ path string }
 
 // commands are those that are ever run.
 var commands = []string{
-	"vgs", "lvcreate", "lvremove", "lvextend", "lvchange", "lvconvert", "vgchange", "vgextend", "vgreduce", "vgremove",
+	"vgs", "lvcreate", "lvremove", "lvextend", "lvchange", "lvconvert", "vgchange", "vgextend", "vgreduce", "vgremove", "pvresize",
 }
 
 const (

@@ -290,6 +290,11 @@ func (g *Hosted) RemovePVs(ctx context.Context, paths []string) (*Result, error)
 	return hostResult(g.group.RemovePVs(ctx, absolutes(paths)))
 }
 
+// ResizePV implements Group.
+func (g *Hosted) ResizePV(ctx context.Context, path string, size int64) (*Result, error) {
+	return hostResult(g.group.ResizePV(ctx, absolute(path), size))
+}
+
 func absolutes(paths []string) []string {
 	var out []string
 	for _, p := range paths {

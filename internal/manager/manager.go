@@ -85,6 +85,10 @@ type Group interface {
 	AddPVs(ctx context.Context, paths []string) (*Result, error)
 	RemovePVs(ctx context.Context, paths []string) (*Result, error)
 
+	// ResizePV is pvresize, by path: the PV takes over its device's present size,
+	// or what is given as its size in bytes, if that is not 0.
+	ResizePV(ctx context.Context, path string, size int64) (*Result, error)
+
 	// RemoveGroup removes the group and all of its volumes from its PVs,
 	// which stay PVs.
 	RemoveGroup(ctx context.Context) (*Result, error)

@@ -9,6 +9,23 @@ import (
 	"cowl/internal/format/pvlabel"
 )
 
+// ResizePV writes into the label of a PV of no group how large it is, in bytes.
+// Nothing of it may lie behind.
+func ResizePV(pv *PV, size int64) error {
+	label := pv.Label
+	for _, a := range label.MDAs {
+		if end := int64(a.Offset + a.Size); end > size {
+			return errs.E(errs.NoSpace, "%s cannot have %d bytes: its metadata ends at byte %d.", pv.Path, size, end)
+		}
+	}
+	label.DevSize = uint64(size)
+	if err := writeLabel(pv, label); err != nil {
+		return err
+	}
+	pv.Label = label
+	return nil
+}
+
 // setInUse writes the PV header's flag, if it is not what it should be, and
 // flushes.
 func (pv *PV) setInUse(on bool) error {

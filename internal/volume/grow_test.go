@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -152,5 +153,41 @@ func TestGrowPV(t *testing.T) {
 	}
 	if _, err := c.GrowPV("nosuch", size); !errs.Is(err, errs.NotFound) {
 		t.Errorf("nosuch: %v", err)
+	}
+}
+
+// A PV gains what there is room for, and loses only what is free.
+func TestResizePV(t *testing.T) {
+	g := testGroup(t, 20)
+	for _, name := range []string{"a", "b"} {
+		g = must(t)(g.CreateLV(LVSpec{Name: name, Size: extents(4)}, testStamp()))
+	}
+	g = must(t)(g.RemoveLV("a"))
+	pv := g.PVs[0]
+	used := Extents(8) // 4 of them free
+	for _, c := range []struct {
+		size Sectors
+		want Extents // 0: refused
+	}{
+		{g.PVSizeFor(pv, 7) + 3, pv.PECount + 7},
+		{g.PVSizeFor(pv, 0), pv.PECount},
+		{pv.PEStart + Sectors(used)*g.ExtentSize, used},
+		{pv.PEStart + Sectors(used)*g.ExtentSize - 1, 0},
+		{pv.PEStart + g.ExtentSize - 1, 0},
+		{minPVSectors - 1, 0}, {0, 0},
+		{math.MaxUint64, MaxExtents},
+	} {
+		got, err := g.ResizePV(pv.Key, "disk", c.size)
+		switch {
+		case c.want == 0 && !errs.Is(err, errs.NoSpace):
+			t.Errorf("%d sectors: %v", c.size, err)
+		case c.want > 0 && (err != nil || Validate(got.Group) != nil):
+			t.Errorf("%d sectors: %v", c.size, err)
+		case c.want > 0 && got.Group.PV(pv.Key).PECount != min(c.want, Extents((maxSectors-pv.PEStart)/g.ExtentSize)):
+			t.Errorf("%d sectors: %d extents, want %d", c.size, got.Group.PV(pv.Key).PECount, c.want)
+		}
+	}
+	if _, err := g.ResizePV("nosuch", "disk", 1<<30); !errs.Is(err, errs.NotFound) {
+		t.Error(err)
 	}
 }
