@@ -184,11 +184,13 @@ func (g *Group) commitSnapshots(ctx context.Context, next *volume.Group, births 
 		f.origin.Settle()
 	}
 	err := attachAll(ctx, families, births, held)
+	g.simulateUse()
 	for _, f := range families {
 		if err == nil {
 			err = f.origin.Flush() // 7
 		}
 	}
+	g.simulateUse()
 	if err != nil {
 		detach(births)
 		return errors.Join(err, g.store.Revert())
@@ -217,6 +219,13 @@ func (g *Group) commitSnapshots(ctx context.Context, next *volume.Group, births 
 		detach(births)
 	}
 	return err
+}
+
+// simulateUse lets a simulation do what users do meanwhile.
+func (g *Group) simulateUse() {
+	if g.opts.born != nil {
+		g.opts.born()
+	}
 }
 
 // attachAll is steps 4 to 6.

@@ -39,7 +39,8 @@ type Options struct {
 	Known   map[volume.UUID]*forecast.Pattern
 	Learned func(map[volume.UUID]*forecast.Pattern)
 
-	stepped bool // merges go on only by Group.step: for simulations
+	stepped bool   // merges go on only by Group.step: for simulations
+	born    func() // is called when new snapshots are attached, and before they are committed: likewise
 }
 
 // Group is a volume group that this process owns. Its methods may be called in

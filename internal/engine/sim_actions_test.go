@@ -8,6 +8,7 @@ import (
 
 	"cowl/internal/block"
 	"cowl/internal/errs"
+	"cowl/internal/snap"
 	"cowl/internal/volume"
 )
 
@@ -384,6 +385,8 @@ func (s *sim) snapshot() bool {
 		})
 	}
 	s.note("lvcreate -s %+v", specs)
+	s.births = origins
+	defer func() { s.births = nil }()
 	s.change(func(next *simState) {
 		for _, spec := range specs {
 			chunk := int(spec.ChunkSize.Bytes())
@@ -397,6 +400,46 @@ func (s *sim) snapshot() bool {
 		return err
 	})
 	return true
+}
+
+// useNewborn writes to origins of snapshots that are attached and not committed
+// yet, and may make that durable: a crash finds it with the snapshots or without.
+// It holds what whoever finds room has to wait for, so that it does not ask for more.
+func (s *sim) useNewborn() {
+	for _, name := range s.births {
+		f := s.g.families[name]
+		if f == nil || s.pick(2) == 0 || s.broken() {
+			continue
+		}
+		size := len(s.state.lvs[name].cur)
+		off := s.pick(size/sector) * sector
+		p := s.bytes(min(size-off, (1+s.pick(40))*sector))
+		s.note("write %s %d+%d, its snapshot is new", name, off, len(p))
+		s.early++
+		state, next := s.state.clone(), s.next.clone()
+		s.state.write(name, p, off)
+		s.next.write(name, p, off)
+		var n int
+		err := f.top.write(func(dev block.Device) (err error) {
+			n, err = dev.WriteAt(p, int64(off))
+			return err
+		})
+		if snap.LacksRoom(err) != nil {
+			s.note("refused behind %d bytes", n)
+			if n > 0 {
+				state.write(name, p[:n], off)
+				next.write(name, p[:n], off)
+			}
+			s.state, s.next = state, next
+		}
+		if s.pick(2) == 0 {
+			s.note("flush %s", name)
+			if f.top.read(block.Device.Flush) == nil {
+				s.state.lvs[name].flushed()
+				s.next.lvs[name].flushed()
+			}
+		}
+	}
 }
 
 func (s *sim) remove() bool {

@@ -24,6 +24,8 @@ type sim struct {
 	log   []string // what was done, for messages
 
 	growth Growth
+	births []string // origins of the snapshots that are being taken
+	early  int      // writes between their instant and their commit
 	g      *Group
 	open   map[string]block.Device // held open by a user
 
@@ -133,10 +135,16 @@ func (s *sim) start() {
 	if err != nil {
 		s.fail("open: %v", err)
 	}
-	s.g = g
+	s.adopt(g)
 	if _, err := g.Activate(ctx); err != nil {
 		s.fail("activate: %v", err)
 	}
+}
+
+// adopt goes on with a group.
+func (s *sim) adopt(g *Group) {
+	s.g = g
+	g.opts.born = s.useNewborn
 }
 
 // openStepped opens a group whose merges go on by themselves or only by steps.
@@ -253,7 +261,8 @@ func (s *sim) powerFailed() {
 		g, found, err := find(disks, s.either, s.growth)
 		switch {
 		case err == nil:
-			s.g, s.state, s.next, s.either = g, found.afterRecovery(g), nil, nil
+			s.adopt(g)
+			s.state, s.next, s.either = found.afterRecovery(g), nil, nil
 			return
 		case !s.broken():
 			panic(failure{fmt.Errorf("%w\nafter\n%s", err, strings.Join(s.log, "\n"))})
@@ -447,13 +456,18 @@ func TestSimulation(t *testing.T) {
 	if blocktest.Long() {
 		runs, steps = 200, 300
 	}
-	done := map[string]int{}
+	done, early := map[string]int{}, 0
 	for i := range uint64(runs) {
-		if err := newSim(seed+i, nil).run(steps, done); err != nil {
+		s := newSim(seed+i, nil)
+		if err := s.run(steps, done); err != nil {
 			t.Fatalf("run %d: %v", i, err)
 		}
+		early += s.early
 	}
-	t.Logf("operations: %v", done)
+	t.Logf("operations: %v, and %d writes between a snapshot's instant and its commit", done, early)
+	if early == 0 {
+		t.Error("nobody wrote while a snapshot was taken")
+	}
 	for _, a := range actions {
 		if done[a.name] == 0 && a.name != "step" {
 			t.Errorf("%s was never done", a.name)
@@ -469,13 +483,15 @@ func TestPowerCuts(t *testing.T) {
 	crash.Campaign(t, blocktest.Seed(t), 6_000, 400_000, func(seed uint64) (int, error) {
 		c := &cuts{rng: rand.New(rand.NewPCG(seed, 2)), faults: seed%3 == 0}
 		done := map[string]int{}
-		err := newSim(seed, c).run(100, done)
+		s := newSim(seed, c)
+		err := s.run(100, done)
 		mu.Lock()
 		defer mu.Unlock()
 		for name, n := range done {
 			total[name] += n
 		}
 		total["killed"] += c.killed
+		total["write to an unborn snapshot's origin"] += s.early
 		return c.seen, err
 	})
 	t.Logf("operations: %v", total)
