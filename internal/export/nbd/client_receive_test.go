@@ -14,6 +14,12 @@ func structured(flags, kind uint16, cookie uint64, data []byte) []byte {
 	return append(appendChunk(nil, flags, kind, cookie, len(data)), data...)
 }
 
+// claiming is the header of a chunk of any length, also one that no int has.
+func claiming(flags, kind uint16, length uint32) []byte {
+	b := appendChunk(nil, flags, kind, 1, 0)
+	return be.AppendUint32(b[:len(b)-4], length)
+}
+
 func u64(n uint64) []byte { return be.AppendUint64(nil, n) }
 func u32(n uint32) []byte { return be.AppendUint32(nil, n) }
 
@@ -50,7 +56,7 @@ func TestHostileReplies(t *testing.T) {
 		{"data behind the range", cmdRead, structured(0, chunkData, 1, join(u64(off+length), data))},
 		{"data over the end", cmdRead, structured(0, chunkData, 1, join(u64(off+1), data))},
 		{"data at the end of the world", cmdRead, structured(0, chunkData, 1, join(u64(1<<64-1), data))},
-		{"more data than that", cmdRead, appendChunk(nil, 0, chunkData, 1, 1<<32-1)},
+		{"more data than that", cmdRead, claiming(0, chunkData, 1<<32-1)},
 		{"data twice", cmdRead, join(structured(0, chunkData, 1, join(u64(off), data)), structured(replyFlagDone, chunkData, 1, join(u64(off), data)))},
 		{"half the data", cmdRead, structured(replyFlagDone, chunkData, 1, join(u64(off), data[1:]))},
 		{"data cut short", cmdRead, structured(replyFlagDone, chunkData, 1, join(u64(off), data))[:500]},
@@ -59,7 +65,7 @@ func TestHostileReplies(t *testing.T) {
 		{"hole of everything", cmdRead, structured(0, chunkHole, 1, join(u64(off), u32(1<<32-1)))},
 		{"hole of nothing", cmdRead, structured(0, chunkHole, 1, join(u64(off), u32(0)))},
 		{"error of no length", cmdWrite, structured(replyFlagDone, chunkError, 1, nil)},
-		{"error of a mile", cmdWrite, appendChunk(nil, replyFlagDone, chunkError, 1, 1<<32-1)},
+		{"error of a mile", cmdWrite, claiming(replyFlagDone, chunkError, 1<<32-1)},
 		{"error 0", cmdWrite, structured(replyFlagDone, chunkError, 1, make([]byte, 6))},
 		{"error whose text lies", cmdWrite, structured(replyFlagDone, chunkError, 1, join(u32(5), []byte{0xff, 0xff}, []byte("short")))},
 		{"status to a read", cmdRead, structured(replyFlagDone, chunkBlockStatus, 1, join(u32(0), u32(length), u32(0)))},
@@ -69,7 +75,7 @@ func TestHostileReplies(t *testing.T) {
 		{"status of another context", cmdBlockStatus, structured(replyFlagDone, chunkBlockStatus, 1, join(u32(5), u32(length), u32(0)))},
 		{"status twice", cmdBlockStatus, bytes.Repeat(structured(0, chunkBlockStatus, 1, join(u32(0), u32(length), u32(0))), 2)},
 		{"status of the depth alone", cmdBlockStatus, structured(replyFlagDone, chunkBlockStatus, 1, join(u32(9), u32(length), u32(0)))},
-		{"status of all the world", cmdBlockStatus, appendChunk(nil, 0, chunkBlockStatus, 1, 4+8<<28)},
+		{"status of all the world", cmdBlockStatus, claiming(0, chunkBlockStatus, 4+8<<28)},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
