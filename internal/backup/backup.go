@@ -14,6 +14,7 @@ import (
 	"cowl/internal/block/file"
 	"cowl/internal/errs"
 	"cowl/internal/manager"
+	"cowl/internal/quiet"
 	"cowl/internal/volume"
 )
 
@@ -57,7 +58,7 @@ type Options struct {
 	DomainXML string
 	// DryRun looks whether the backup could begin, and reports what it would do.
 	DryRun bool
-	Hooks  Hooks
+	Hooks  quiet.Hooks
 	// NoFreeze leaves file systems that are mounted from the volume's file alone.
 	NoFreeze bool
 	Reporter
@@ -89,7 +90,7 @@ type Report struct {
 	Seconds      float64  `json:"seconds"`
 	Rate         float64  `json:"bytes_per_second"`      // ImageBytes over Seconds
 	SnapshotFill *float64 `json:"snapshot_fill_percent"` // highest; null if there is no store
-	Quiet
+	quiet.Pause
 	// Notes are what Reporter.Note was told, and what was said of the snapshot.
 	Notes []string `json:"notes,omitempty"`
 }
@@ -280,7 +281,7 @@ func (j *job) note(text string) {
 // that takes. left is why our snapshot could not be removed.
 func (j *job) read(ctx context.Context, m moment) (left, err error) {
 	defer func() { left = j.src.release(ctx) }()
-	j.report.Notes, j.report.Quiet = append(j.report.Notes, m.notes...), m.quiet
+	j.report.Notes, j.report.Pause = append(j.report.Notes, m.notes...), m.pause
 	if m.instant != nil {
 		j.report.Instant, j.m.Instant = m.instant.ID, m.instant
 	}

@@ -19,6 +19,7 @@ import (
 	"cowl/internal/errs"
 	"cowl/internal/kernelfs"
 	"cowl/internal/manager"
+	"cowl/internal/quiet"
 )
 
 // DrillOptions say which backup is to prove that it can be restored.
@@ -31,7 +32,7 @@ type DrillOptions struct {
 	// Dir is where the scratch file is made, "" for the system's temporary
 	// directory. It takes what a restore takes.
 	Dir string
-	// Command is run on the result, "" for none; Limit and Output are as in Hooks.
+	// Command is run on the result, "" for none; Limit and Output are as in quiet.Hooks.
 	Command string
 	Limit   time.Duration
 	Output  io.Writer
@@ -96,7 +97,7 @@ func Drill(ctx context.Context, o DrillOptions) (*DrillReport, error) {
 	d.report.Good = err == nil
 	d.report.Seconds = time.Since(started).Seconds()
 	if err == nil && len(d.skipped) > 0 {
-		err = warning(errs.E(errs.Unsupported, "drill of %s: not tried: %s", o.Image, strings.Join(d.skipped, "; ")))
+		err = errs.Warning(errs.E(errs.Unsupported, "drill of %s: not tried: %s", o.Image, strings.Join(d.skipped, "; ")))
 	}
 	return d.report, err
 }
@@ -382,8 +383,7 @@ func (d *drill) runCommand(ctx context.Context) (string, error) {
 	if d.o.Command == "" {
 		return "", nil
 	}
-	env := []string{"COWL_IMAGE=" + d.scratch, "COWL_VG=" + d.report.VG, "COWL_VOLUMES=" + d.report.VG + "/" + d.report.LV,
-		"COWL_TIME=" + d.report.Time.UTC().Format(time.RFC3339), "COWL_MOUNT="}
+	env := []string{"COWL_IMAGE=" + d.scratch, "COWL_TIME=" + d.report.Time.UTC().Format(time.RFC3339), "COWL_MOUNT="}
 	how := "run on the image, which is not mounted: "
 	if err := kernelfs.Possible(); err != nil {
 		how += "that needs root"
@@ -396,9 +396,9 @@ func (d *drill) runCommand(ctx context.Context) (string, error) {
 		env[len(env)-1] += root
 		how = "run with the file system mounted read-only"
 	}
-	h := Hooks{Commands: map[Stage]string{drillStage: d.o.Command}, Limit: d.o.Limit, Output: d.o.Output}
-	return how, h.run(ctx, drillStage, env)
+	h := quiet.Hooks{Commands: map[quiet.Stage]string{drillStage: d.o.Command}, Limit: d.o.Limit, Output: d.o.Output}
+	return how, h.Run(ctx, drillStage, quiet.Subject{Volumes: []string{d.report.VG + "/" + d.report.LV}}, env...)
 }
 
 // drillStage is the stage of a command of a drill.
-const drillStage Stage = "drill"
+const drillStage quiet.Stage = "drill"

@@ -47,7 +47,7 @@ func isOneOf(paths []string, path string) bool {
 			return true
 		}
 	}
-	backing, err := os.ReadFile(filepath.Join(sysBlock, filepath.Base(path), "loop", "backing_file"))
+	backing, err := os.ReadFile(filepath.Join("/sys/class/block", filepath.Base(path), "loop", "backing_file"))
 	file := strings.TrimSuffix(string(backing), "\n")
 	return err == nil && filepath.Dir(filepath.Clean(path)) == "/dev" && isOneOf(paths, file)
 }

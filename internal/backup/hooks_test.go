@@ -13,14 +13,15 @@ import (
 
 	"cowl/internal/errs"
 	"cowl/internal/judge"
+	"cowl/internal/quiet"
 )
 
 // noting makes hooks of all stages that note in a file what they are told.
-func noting(t *testing.T, log string) Hooks {
+func noting(t *testing.T, log string) quiet.Hooks {
 	t.Helper()
 	judge.NeedFile(t, "/bin/sh")
-	h := Hooks{Commands: map[Stage]string{}}
-	for _, stage := range []Stage{BeforeSnapshot, AfterSnapshot, AfterBackup, OnFailure} {
+	h := quiet.Hooks{Commands: map[quiet.Stage]string{}}
+	for _, stage := range []quiet.Stage{quiet.BeforeSnapshot, quiet.AfterSnapshot, quiet.AfterBackup, quiet.OnFailure} {
 		h.Commands[stage] = `echo "$COWL_STAGE $COWL_VOLUMES $COWL_RESULT" >> '` + log + `'`
 	}
 	return h
@@ -58,7 +59,7 @@ func TestHooks(t *testing.T) {
 		t.Errorf("hooks %q, want %q", got, want)
 	}
 	if r.QuietSeconds <= 0 {
-		t.Errorf("%+v", r.Quiet)
+		t.Errorf("%+v", r.Pause)
 	}
 }
 
@@ -67,8 +68,8 @@ func TestHookEnvironment(t *testing.T) {
 	judge.NeedFile(t, "/bin/sh")
 	g, dir, log := newGroup(t), t.TempDir(), filepath.Join(t.TempDir(), "log")
 	g.volumeOf("a", mib, 1)
-	r, err := RunAll(ctx, []Volumes{{g, []string{"a"}}}, Options{Dir: dir, Hooks: Hooks{Commands: map[Stage]string{
-		AfterBackup: `echo "$COWL_VG|$COWL_TARGET|$COWL_INSTANT|$COWL_RESULT|$COWL_ERROR|$COWL_BACKUPS" > '` + log + `'`,
+	r, err := RunAll(ctx, []Volumes{{g, []string{"a"}}}, Options{Dir: dir, Hooks: quiet.Hooks{Commands: map[quiet.Stage]string{
+		quiet.AfterBackup: `echo "$COWL_VG|$COWL_TARGET|$COWL_INSTANT|$COWL_RESULT|$COWL_ERROR|$COWL_BACKUPS" > '` + log + `'`,
 	}}})
 	if err != nil {
 		t.Fatal(err)
@@ -105,11 +106,11 @@ func TestHooksOnFailure(t *testing.T) {
 				hooks.Commands[stage] = strings.ReplaceAll(hooks.Commands[stage], "$COWL_VOLUMES ", "")
 			}
 			if c.before != "" {
-				hooks.Commands[BeforeSnapshot] = c.before
+				hooks.Commands[quiet.BeforeSnapshot] = c.before
 			}
 			g.created = func() error { return c.created }
 			_, err := RunAll(ctx, []Volumes{{g, c.volumes}}, Options{Dir: dir, Hooks: hooks})
-			if err == nil || errs.KindOf(err) != c.kind || OnlyWarnings(err) {
+			if err == nil || errs.KindOf(err) != c.kind || errs.OnlyWarnings(err) {
 				t.Errorf("error is %v", err)
 			}
 			if c.before != "" && !strings.Contains(err.Error(), "no rest") {
@@ -130,7 +131,7 @@ func TestHookHangs(t *testing.T) {
 	g, dir, log := newGroup(t), t.TempDir(), filepath.Join(t.TempDir(), "log")
 	g.volumeOf("a", mib, 1)
 	hooks := noting(t, log)
-	hooks.Commands[BeforeSnapshot] = "sleep 1000 & echo waiting; wait"
+	hooks.Commands[quiet.BeforeSnapshot] = "sleep 1000 & echo waiting; wait"
 	hooks.Limit = 300 * time.Millisecond
 	var output bytes.Buffer
 	hooks.Output = &output
@@ -150,11 +151,11 @@ func TestHookHangs(t *testing.T) {
 // A later hook that fails does not make a good backup a bad one.
 func TestHookWarning(t *testing.T) {
 	judge.NeedFile(t, "/bin/sh")
-	for _, stage := range []Stage{AfterSnapshot, AfterBackup} {
+	for _, stage := range []quiet.Stage{quiet.AfterSnapshot, quiet.AfterBackup} {
 		g, dir := newGroup(t), t.TempDir()
 		g.volumeOf("a", mib, 1)
-		r, err := Run(ctx, g, Options{LV: "a", Dir: dir, Hooks: Hooks{Commands: map[Stage]string{stage: "exit 1"}}})
-		if !OnlyWarnings(err) || !strings.Contains(err.Error(), string(stage)) {
+		r, err := Run(ctx, g, Options{LV: "a", Dir: dir, Hooks: quiet.Hooks{Commands: map[quiet.Stage]string{stage: "exit 1"}}})
+		if !errs.OnlyWarnings(err) || !strings.Contains(err.Error(), string(stage)) {
 			t.Errorf("%s: error is %v", stage, err)
 		}
 		if r == nil || !r.Verified || len(files(t, dir)) != 3 {
@@ -177,19 +178,4 @@ func TestHookInterrupted(t *testing.T) {
 		t.Errorf("hooks %q", got)
 	}
 	nothingLeft(t, g, dir)
-}
-
-func TestOnlyWarnings(t *testing.T) {
-	w, bad := warning(errors.New("w")), errors.New("bad")
-	for _, c := range []struct {
-		err  error
-		want bool
-	}{
-		{nil, false}, {bad, false}, {w, true}, {errors.Join(w, nil, w), true}, {errors.Join(w, bad), false},
-		{errs.WithHint(w, "h"), true}, {errors.Join(errors.Join(w), errors.Join(bad)), false}, {warning(nil), false},
-	} {
-		if got := OnlyWarnings(c.err); got != c.want {
-			t.Errorf("%v: %v", c.err, got)
-		}
-	}
 }

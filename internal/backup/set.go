@@ -13,6 +13,7 @@ import (
 	"cowl/internal/backup/repo"
 	"cowl/internal/errs"
 	"cowl/internal/manager"
+	"cowl/internal/quiet"
 	"cowl/internal/volume"
 )
 
@@ -40,7 +41,7 @@ type SetReport[R Reported] struct {
 	Backups []R       `json:"backups"`
 	Failed  []Failure `json:"failed,omitempty"`
 	Totals
-	Quiet
+	quiet.Pause
 	Seconds float64 `json:"seconds"`
 	Rate    float64 `json:"bytes_per_second"` // VolumeBytes over Seconds
 	// Notes are about all of it, as far as they are not in Backups.
@@ -138,7 +139,7 @@ type common struct {
 	target   string // for people
 	size     volume.Size
 	dryRun   bool
-	hooks    Hooks
+	hooks    quiet.Hooks
 	noFreeze bool
 	Reporter
 }
@@ -149,7 +150,7 @@ type moment struct {
 	instant *Instant
 	notes   []string      // of taking the snapshots, where there is one backup only
 	took    time.Duration // since the beginning, for the same
-	quiet   Quiet
+	pause   quiet.Pause
 	lock    *repo.Lock // nil for plain files
 }
 
@@ -304,7 +305,7 @@ func (s *set[R]) runLocked(ctx context.Context, started time.Time) error {
 	if err != nil {
 		return s.finish(ctx, err)
 	}
-	return errors.Join(s.runAll(locked, started, lock), warning(lock.Release(ctx)))
+	return errors.Join(s.runAll(locked, started, lock), errs.Warning(lock.Release(ctx)))
 }
 
 // runAll takes the snapshots and runs one backup after another, and the hooks
@@ -314,13 +315,13 @@ func (s *set[R]) runAll(ctx context.Context, started time.Time, lock *repo.Lock)
 	if m.instant != nil {
 		s.report.Instant = m.instant.ID
 	}
-	notes, quiet, warned, err := s.takeQuietly(ctx)
+	notes, warned, err := s.takeQuietly(ctx)
 	for _, n := range notes {
 		if strings.HasPrefix(n, "WARNING:") {
 			s.note(n)
 		}
 	}
-	if s.report.Quiet, m.quiet = quiet, quiet; err != nil {
+	if m.pause = s.report.Pause; err != nil {
 		if ctx.Err() != nil {
 			err = fmt.Errorf("%s %w (%v)", s.purpose(), ErrInterrupted, context.Cause(ctx))
 		}
@@ -366,7 +367,7 @@ func (s *set[R]) runOne(ctx context.Context, b member[R], i int, m moment) error
 	}
 	s.report.Backups = append(s.report.Backups, r)
 	s.report.Totals.add(r.Sizes())
-	return warning(left)
+	return errs.Warning(left)
 }
 
 // instant is that of the set: a new one, or the one that its snapshots have
@@ -381,6 +382,60 @@ func (s *set[R]) instant() *Instant {
 		return nil
 	}
 	return &Instant{ID: id, Volumes: s.report.Volumes}
+}
+
+// takeQuietly makes the snapshots of all members while everything rests. warned is
+// what went wrong though they are there.
+func (s *set[R]) takeQuietly(ctx context.Context) (notes []string, warned, err error) {
+	plan := quiet.Plan{NoFreeze: s.noFreeze, Hooks: s.hooks, Subject: s.subject(), Warn: s.warn}
+	for sources := range ofOneGroup(s.sources()) {
+		v := quiet.Volumes{Group: sources[0].g}
+		for _, src := range sources {
+			if src.own {
+				v.LVs = append(v.LVs, src.lv.Name)
+			}
+		}
+		plan.Volumes = append(plan.Volumes, v)
+	}
+	s.report.Pause, err = quiet.While(ctx, plan, func(ctx context.Context) (err error) {
+		notes, err = s.take(ctx)
+		return err
+	})
+	if errs.OnlyWarnings(err) {
+		return notes, err, nil
+	}
+	return notes, nil, err
+}
+
+// warn is for the person who watches, and for the report.
+func (s *set[R]) warn(text string) {
+	s.report.Notes = append(s.report.Notes, text)
+	s.note(text)
+}
+
+// subject is what hooks hear of the set.
+func (s *set[R]) subject() quiet.Subject {
+	about := quiet.Subject{Target: s.target, Instant: s.report.Instant}
+	for _, m := range s.members {
+		if src := m.source(); src != nil { // else it could not be prepared
+			about.Volumes = append(about.Volumes, fullName(src))
+		}
+	}
+	return about
+}
+
+// finish runs the last hook: after-backup, or on-failure.
+func (s *set[R]) finish(ctx context.Context, err error) error {
+	var places []string
+	for _, b := range s.report.Backups {
+		places = append(places, b.Place())
+	}
+	env := append(quiet.ResultEnv(err), "COWL_BACKUPS="+strings.Join(places, "\n"))
+	ctx = context.WithoutCancel(ctx)
+	if err != nil && !errs.OnlyWarnings(err) {
+		return errors.Join(err, s.hooks.Run(ctx, quiet.OnFailure, s.subject(), env...))
+	}
+	return errors.Join(err, errs.Warning(s.hooks.Run(ctx, quiet.AfterBackup, s.subject(), env...)))
 }
 
 // take makes the snapshots of all members.

@@ -11,6 +11,7 @@ import (
 	"cowl/internal/errs"
 	"cowl/internal/format/vgtext"
 	"cowl/internal/manager"
+	"cowl/internal/quiet"
 	"cowl/internal/volume"
 )
 
@@ -26,7 +27,7 @@ type RepositoryOptions struct {
 	// Full reads everything, whatever is known of changes.
 	Full     bool
 	DryRun   bool
-	Hooks    Hooks
+	Hooks    quiet.Hooks
 	NoFreeze bool // as Options'
 	Reporter
 
@@ -53,7 +54,7 @@ type RepositoryReport struct {
 	Seconds      float64  `json:"seconds"`
 	Rate         float64  `json:"bytes_per_second"` // VolumeBytes over Seconds
 	SnapshotFill *float64 `json:"snapshot_fill_percent"`
-	Quiet
+	quiet.Pause
 	Notes []string `json:"notes,omitempty"`
 }
 
@@ -169,7 +170,7 @@ func (s *storing) note(format string, args ...any) {
 // read stores the snapshot. left is why our own could not be removed.
 func (s *storing) read(ctx context.Context, m moment) (left, err error) {
 	defer func() { left = s.src.release(ctx) }()
-	s.report.Notes, s.report.Quiet = append(s.report.Notes, m.notes...), m.quiet
+	s.report.Notes, s.report.Pause = append(s.report.Notes, m.notes...), m.pause
 	if s.rec.Instant = m.instant; m.instant != nil {
 		s.report.Instant = m.instant.ID
 	}

@@ -15,6 +15,7 @@ import (
 	"cowl/internal/backup"
 	"cowl/internal/backup/repo"
 	"cowl/internal/backup/repo/targets"
+	"cowl/internal/quiet"
 	"cowl/internal/volume"
 )
 
@@ -254,7 +255,7 @@ func sayBackup[R backup.Reported](o *backupFlags, a *app, from []target, t targe
 		}
 	}
 	if single {
-		sayQuiet(a, r.Quiet)
+		a.sayPause(r.Pause)
 		return nil
 	}
 	parts := summary(r.Totals, 0, r.Seconds, r.Rate)
@@ -262,14 +263,14 @@ func sayBackup[R backup.Reported](o *backupFlags, a *app, from []target, t targe
 		parts = append(parts, "one instant, "+r.Instant)
 	}
 	a.say("%d of %d volumes backed up: %s.", len(r.Backups), len(r.Volumes), strings.Join(parts, ", "))
-	sayQuiet(a, r.Quiet)
+	a.sayPause(r.Pause)
 	return nil
 }
 
-// sayQuiet says what was held still, and for how long.
-func sayQuiet(a *app, q backup.Quiet) {
-	if len(q.Frozen) > 0 {
-		a.say("Frozen while the snapshots were taken: %s (%v).", strings.Join(q.Frozen, ", "), time.Duration(q.QuietSeconds*float64(time.Second)).Round(time.Millisecond))
+// sayPause says what was held still, and for how long.
+func (a *app) sayPause(p quiet.Pause) {
+	if text := p.String(); text != "" {
+		a.say("%s", text)
 	}
 }
 

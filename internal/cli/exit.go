@@ -3,7 +3,6 @@ package cli
 import (
 	"errors"
 
-	"cowl/internal/backup"
 	"cowl/internal/errs"
 )
 
@@ -41,7 +40,7 @@ func exitCode(err error) int {
 		return exitOK
 	case errors.As(err, &c):
 		return c.code
-	case backup.OnlyWarnings(err):
+	case errs.OnlyWarnings(err):
 		return exitIncomplete
 	}
 	if code, ok := exitCodes[errs.KindOf(err)]; ok {

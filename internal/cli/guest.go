@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cowl/internal/backup"
+	"cowl/internal/quiet"
 	"cowl/internal/errs"
 	"cowl/internal/guestagent"
 )
@@ -47,7 +47,7 @@ virsh domfsthaw are the hooks there.`,
 
 // freezeTime is how long a guest may take to write back what is dirty. It is less
 // than a hook has, so that what is frozen can be let go.
-const freezeTime = backup.DefaultHookLimit - 3*guestagent.SyncTime
+const freezeTime = quiet.DefaultHookLimit - 3*guestagent.SyncTime
 
 // thawTime bounds how long is waited for an agent that is yet busy with freezing.
 const thawTime = 30 * time.Second
@@ -155,7 +155,7 @@ the snapshot may then show it in use.`,
 
 // afterSnapshot reports whether this is run by a backup that has its snapshots.
 func (a *app) afterSnapshot() bool {
-	return a.Getenv("COWL_STAGE") == string(backup.AfterSnapshot) && a.Getenv("COWL_RESULT") == "ok"
+	return a.Getenv("COWL_STAGE") == string(quiet.AfterSnapshot) && a.Getenv("COWL_RESULT") == "ok"
 }
 
 func newGuestStatus(a *app) *cobra.Command {

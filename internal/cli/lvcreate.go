@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"context"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"cowl/internal/errs"
 	"cowl/internal/manager"
+	"cowl/internal/quiet"
 	"cowl/internal/volume"
 )
 
@@ -26,6 +28,8 @@ type lvcreate struct {
 	zero, wipe yesNo
 	tags       tagsOption
 	full       onFullFlags
+	rest       restFlags
+	pause      quiet.Pause // what rested
 }
 
 func newLVCreate(a *app) *cobra.Command {
@@ -35,7 +39,7 @@ func newLVCreate(a *app) *cobra.Command {
 		chunk:      option[volume.Sectors]{kind: "Size[k|UNIT]", parse: volume.ParseChunkSize},
 		kind:       option[bool]{kind: "linear|snapshot", parse: oneOf(map[string]bool{"linear": false, "striped": false, "snapshot": true})},
 		contiguous: newYesNo(), permission: newPermission(), activate: newActivation(), zero: newYesNo(), wipe: newYesNo(),
-		full: newOnFull(),
+		full: newOnFull(), rest: newRestFlags(),
 	}
 	c.cmd = &cobra.Command{
 		Use: `lvcreate -L SIZE|-l EXTENTS [OPTION]... VG [PV[:RANGE]]...
@@ -51,6 +55,10 @@ lost, unless --onfull says otherwise: see cowl help lvchange.
 Without a size cowl takes one for an hour of writes as it has watched them, and
 the chunk size for it; see cowl advise. If it has not watched long enough yet, it
 takes all that could ever be of use, or half of the free space if that is less.
+
+A file system that is mounted from the origin's file (mount -o loop; as root) is
+frozen for that moment, so that what was written there is in the snapshot. Hooks
+bring applications to rest, see cowl help snapshot.
 
 Sizes are rounded up to extents. -L takes a number with a unit (b, s, k, m, g,
 t, p, e; m without one), -l a number of extents or N%VG, N%FREE, N%PVS, or of a
@@ -78,6 +86,7 @@ with it. The first 4 KiB of a volume are zeroed.`,
 	flagOf(f, &c.activate, "activate", "a", "activate it, or leave it inactive")
 	f.Var(&c.tags, "addtag", "add a tag")
 	c.full.add(f)
+	c.rest.add(f)
 	flagOf(f, &c.contiguous, "contiguous", "C", "take adjacent extents only")
 	flagOf(f, &c.kind, "type", "", "linear or snapshot")
 	flagOf(f, &c.zero, "zero", "Z", "accepted: the beginning is always zeroed")
@@ -101,6 +110,8 @@ func (c *lvcreate) checkArgs(cmd *cobra.Command, args []string) error {
 		return usage(cmd, "-c is only available with snapshots.")
 	case c.full.given() && !c.snapshot:
 		return usage(cmd, "--onfull and --hold are only available with snapshots.")
+	case c.rest.given() && !c.snapshot:
+		return usage(cmd, "--no-freeze and hooks are only available with snapshots.")
 	}
 	return nil
 }
@@ -118,8 +129,12 @@ func (c *lvcreate) run(args []string) error {
 	}
 	c.testMode()
 	var created []string
+	var warned error
 	err = c.withGroup(c.cmd.Context(), where.VG, func(g manager.Group, s *manager.Status) error {
 		r, err := c.create(g, where, pvs)
+		if errs.OnlyWarnings(err) {
+			warned, err = err, nil
+		}
 		if err != nil {
 			return err
 		}
@@ -143,7 +158,8 @@ func (c *lvcreate) run(args []string) error {
 	for _, name := range created {
 		c.say("Logical volume %q created.", name)
 	}
-	return nil
+	c.sayPause(c.pause)
+	return warned
 }
 
 // where returns the group and, of a snapshot, the origin, and the arguments
@@ -184,14 +200,22 @@ func (c *lvcreate) create(g manager.Group, where lvName, pvs []volume.PVRange) (
 		size = volume.Size{Bytes: c.size.value}
 	}
 	if c.snapshot {
-		return g.CreateSnapshots(c.cmd.Context(), []volume.SnapshotSpec{{
+		return c.createSnapshot(manager.Part{Group: g, Name: where.VG, Specs: []volume.SnapshotSpec{{
 			Origin: where.LV, Name: c.name.value, Size: size, ChunkSize: c.chunk.value,
 			PVs: pvs, ReadOnly: c.permission.value, Tags: c.full.tags(c.tags),
-		}})
+		}}})
 	}
 	return g.CreateLV(c.cmd.Context(), volume.LVSpec{
 		Name: c.name.value, Size: size, PVs: pvs, ReadOnly: c.permission.value, Tags: c.tags, Contiguous: c.contiguous.value,
 	})
+}
+
+func (c *lvcreate) createSnapshot(p manager.Part) (r *manager.Result, err error) {
+	c.pause, _, err = c.rest.while(c.cmd.Context(), c.app, []manager.Part{p}, "", func(ctx context.Context) (err error) {
+		r, err = p.Group.CreateSnapshots(ctx, p.Specs)
+		return err
+	})
+	return r, err
 }
 
 // pvRanges reads the PVs that extents may be taken from.

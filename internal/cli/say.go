@@ -8,7 +8,6 @@ import (
 	"io"
 	"strings"
 
-	"cowl/internal/backup"
 	"cowl/internal/errs"
 )
 
@@ -61,7 +60,7 @@ func (a *app) complain(err error) {
 		err = errs.WithHint(errs.E(errs.Other, "Interrupted..."), "%s", errs.HintOf(err))
 	}
 	text := err.Error()
-	if backup.OnlyWarnings(err) {
+	if errs.OnlyWarnings(err) {
 		text = "WARNING: " + text
 	}
 	writeLines(a.Stderr, text)

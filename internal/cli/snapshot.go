@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"strconv"
 	"strings"
 
@@ -10,6 +12,7 @@ import (
 	"cowl/internal/backup"
 	"cowl/internal/errs"
 	"cowl/internal/manager"
+	"cowl/internal/quiet"
 	"cowl/internal/volume"
 )
 
@@ -53,6 +56,7 @@ type snapshotVerb struct {
 	chunk      option[volume.Sectors]
 	permission yesNo
 	tags       tagsOption
+	rest       restFlags
 	json       bool
 }
 
@@ -61,7 +65,7 @@ const defaultSnapshotName = "{lv}.{time}"
 
 func newSnapshot(a *app) *cobra.Command {
 	c := &snapshotVerb{
-		app: a, name: newText("PATTERN"), room: newRoom(), permission: newPermission(),
+		app: a, name: newText("PATTERN"), room: newRoom(), permission: newPermission(), rest: newRestFlags(),
 		chunk: option[volume.Sectors]{kind: "Size[k|UNIT]", parse: volume.ParseChunkSize},
 	}
 	cmd := &cobra.Command{
@@ -73,6 +77,11 @@ snapshots are made, or none. The volumes may be of several groups.
 Each is named by the pattern, in which {lv} is the volume, {vg} the group and
 {time} the time as 20060102T150405Z, UTC. They get a tag "cowl.instant=ID", by
 which cowl backup knows later that they belong together.
+
+File systems that are mounted from the volumes' files (mount -o loop; as root) are
+frozen for that moment, so that what was written there is in the snapshots. Hooks
+bring applications to rest; docs/cli.md has their environment. If all that failed
+is what came after the snapshots, the exit code is 1.
 
 Sizes are as in lvcreate -s, and of each snapshot. Without one, the snapshots
 share what a single one would take. A whole group leaves out snapshots and what
@@ -91,6 +100,7 @@ cowl cannot activate.`,
 	flagOf(f, &c.chunk, "chunksize", "c", "how much a snapshot copies at a time, 4k to 512k (default 4k)")
 	flagOf(f, &c.permission, "permission", "p", "writeable or read-only")
 	f.Var(&c.tags, "addtag", "add a tag")
+	c.rest.add(f)
 	f.BoolVar(&c.json, "json", false, "print one JSON object instead of lines")
 	return cmd
 }
@@ -100,7 +110,8 @@ type snapshotsTaken struct {
 	VG        string          `json:"vg,omitempty"` // "" if there are several
 	Instant   string          `json:"instant"`
 	Snapshots []snapshotTaken `json:"snapshots"`
-	Notes     []string        `json:"notes,omitempty"`
+	quiet.Pause
+	Notes []string `json:"notes,omitempty"`
 }
 
 type snapshotTaken struct {
@@ -134,15 +145,21 @@ func (c *snapshotVerb) run(cmd *cobra.Command, args []string) error {
 		if len(names) == 1 {
 			out.VG = names[0]
 		}
-		results, err := manager.Together(cmd.Context(), parts)
-		if err != nil {
+		var results []*manager.Result
+		pause, unrested, err := c.rest.while(cmd.Context(), c.app, parts, out.Instant, func(ctx context.Context) (err error) {
+			results, err = manager.Together(ctx, parts)
+			return err
+		})
+		if err != nil && !errs.OnlyWarnings(err) {
 			return err
 		}
+		out.Pause = pause
 		for _, r := range results {
 			out.Notes = append(out.Notes, r.Notes...)
 		}
 		if c.json {
-			return c.sayJSON(out)
+			out.Notes = append(unrested, out.Notes...)
+			return errors.Join(err, c.sayJSON(out))
 		}
 		c.tell(out.Notes)
 		for _, s := range out.Snapshots {
@@ -151,7 +168,8 @@ func (c *snapshotVerb) run(cmd *cobra.Command, args []string) error {
 		if len(out.Snapshots) > 1 {
 			c.say("%d snapshots of %s show one instant, %s.", len(out.Snapshots), strings.Join(names, " and "), out.Instant)
 		}
-		return nil
+		c.sayPause(out.Pause)
+		return err
 	})
 }
 

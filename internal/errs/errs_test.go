@@ -1,6 +1,7 @@
 package errs
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"syscall"
@@ -64,5 +65,21 @@ func TestKindNames(t *testing.T) {
 	}
 	if Kind(200).String() != "other" || ParseKind("nonsense") != Other {
 		t.Error("unknown kinds are not Other")
+	}
+}
+
+// A warning does not make what was done a failure, and does not hide one.
+func TestOnlyWarnings(t *testing.T) {
+	w, bad := Warning(errors.New("w")), errors.New("bad")
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{nil, false}, {bad, false}, {w, true}, {errors.Join(w, nil, w), true}, {errors.Join(w, bad), false},
+		{WithHint(w, "h"), true}, {errors.Join(errors.Join(w), errors.Join(bad)), false}, {Warning(nil), false},
+	} {
+		if got := OnlyWarnings(c.err); got != c.want {
+			t.Errorf("%v: %v", c.err, got)
+		}
 	}
 }

@@ -42,6 +42,8 @@ var Table = []Row{
 	{Path: "internal/daemon", Holds: "the process that owns a group, and its client"},
 	{Path: "internal/backup/repo/storetest", Holds: "what every place for a repository's blobs must do", Test: true},
 	{Path: "internal/backup/...", Holds: "images, manifests, restore, over manager"},
+	{Path: "internal/quiet", Holds: "applications and file systems rest while snapshots are taken", Documented: true,
+		Imports: []string{"internal/manager", "internal/freeze", "internal/errs"}},
 	{Path: "internal/kernelfs", Holds: "has the kernel read file systems, of any device", Documented: true,
 		Imports: []string{"internal/export/...", "internal/snap", "internal/archive", "internal/volume", "internal/block/...", "internal/errs"}},
 	{Path: "internal/export/...", Holds: "NBD and FUSE, over block devices only",

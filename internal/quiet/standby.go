@@ -1,4 +1,4 @@
-package backup
+package quiet
 
 import (
 	"fmt"
@@ -42,15 +42,15 @@ exec /bin/sh -c "$1"
 `
 
 // newStandby starts one if there is something to stop and to let go on again; nil
-// otherwise. The environment is after-snapshot's.
-func (h *Hooks) newStandby(env []string) (*standby, error) {
+// otherwise. It is to tell after-snapshot that this process was killed.
+func (h *Hooks) newStandby(about Subject) (*standby, error) {
 	command := h.Commands[AfterSnapshot]
 	if command == "" || h.Commands[BeforeSnapshot] == "" || !canStandBy {
 		return nil, nil
 	}
 	seconds := int(h.limit() / time.Second)
 	cmd := exec.Command("/bin/sh", "-c", standbyScript, "cowl-standby", command, strconv.Itoa(seconds))
-	cmd.Env = AfterSnapshot.environment(env)
+	cmd.Env = AfterSnapshot.environment(about, ResultEnv(errKilled))
 	ownSession(cmd)
 	if f, ok := h.Output.(*os.File); ok { // anything else would end with us
 		cmd.Stdout, cmd.Stderr = f, f

@@ -1,4 +1,4 @@
-package backup
+package quiet
 
 import (
 	"bytes"
@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,7 +22,7 @@ type Stage string
 
 // The stages, in the order in which they come.
 const (
-	BeforeSnapshot Stage = "before-snapshot" // nothing is there yet; a failure ends the backup
+	BeforeSnapshot Stage = "before-snapshot" // nothing is there yet; a failure ends it all
 	AfterSnapshot  Stage = "after-snapshot"  // always, once before-snapshot was
 	AfterBackup    Stage = "after-backup"    // all of the backups are good
 	OnFailure      Stage = "on-failure"      // one at least is not
@@ -30,8 +31,8 @@ const (
 // DefaultHookLimit is how long a hook may take where nobody says otherwise.
 const DefaultHookLimit = time.Minute
 
-// Hooks are commands of the shell that are run while volumes are backed up, "" for
-// none. docs/cli.md has what they find in their environment.
+// Hooks are commands of the shell that are run while snapshots are taken and volumes
+// are backed up, "" for none. docs/cli.md has what they find in their environment.
 //
 // What before-snapshot has brought to rest, after-snapshot lets go on: it is run
 // also when before-snapshot failed or took too long, when there is no snapshot,
@@ -49,6 +50,45 @@ const hookTail = 1 << 10
 // ended.
 const endTime = time.Second
 
+// Subject is what hooks are told about what is going on.
+type Subject struct {
+	Volumes         []string // as VG/LV
+	Target, Instant string   // "" where there is none
+}
+
+// env is the subject in a hook's environment.
+func (s Subject) env() []string {
+	var groups []string
+	for _, name := range s.Volumes {
+		if vg, _, _ := strings.Cut(name, "/"); !slices.Contains(groups, vg) {
+			groups = append(groups, vg)
+		}
+	}
+	return []string{
+		"COWL_VG=" + strings.Join(groups, " "), "COWL_VOLUMES=" + strings.Join(s.Volumes, " "),
+		"COWL_TARGET=" + s.Target, "COWL_INSTANT=" + s.Instant,
+	}
+}
+
+// ResultEnv says to a hook what became of what it was waiting for.
+func ResultEnv(err error) []string {
+	switch {
+	case err == nil:
+		return []string{"COWL_RESULT=ok"}
+	case errs.OnlyWarnings(err):
+		return []string{"COWL_RESULT=warning", "COWL_ERROR=" + oneLine(err)}
+	}
+	return []string{"COWL_RESULT=failed", "COWL_KIND=" + errs.KindOf(err).String(), "COWL_ERROR=" + oneLine(err)}
+}
+
+// oneLine is an error's text in one line.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
+// environment is what the hook of a stage finds.
+func (s Stage) environment(about Subject, more []string) []string {
+	return slices.Concat(os.Environ(), []string{"COWL_STAGE=" + string(s)}, about.env(), more)
+}
+
 func (h *Hooks) limit() time.Duration {
 	if h.Limit == 0 {
 		return DefaultHookLimit
@@ -56,18 +96,13 @@ func (h *Hooks) limit() time.Duration {
 	return h.Limit
 }
 
-// environment is what the hook of a stage finds.
-func (s Stage) environment(env []string) []string {
-	return append(append(os.Environ(), "COWL_STAGE="+string(s)), env...)
-}
-
-// run runs the hook of a stage, if there is one.
-func (h *Hooks) run(ctx context.Context, stage Stage, env []string) error {
-	return h.runWatched(ctx, stage, env, nil)
+// Run runs the hook of a stage, if there is one. more is added to its environment.
+func (h *Hooks) Run(ctx context.Context, stage Stage, about Subject, more ...string) error {
+	return h.runWatched(ctx, nil, stage, about, more...)
 }
 
 // runWatched tells a standby, which may be nil, which process the hook is.
-func (h *Hooks) runWatched(ctx context.Context, stage Stage, env []string, by *standby) error {
+func (h *Hooks) runWatched(ctx context.Context, by *standby, stage Stage, about Subject, more ...string) error {
 	command := h.Commands[stage]
 	if command == "" {
 		return nil
@@ -80,7 +115,7 @@ func (h *Hooks) runWatched(ctx context.Context, stage Stage, env []string, by *s
 		shell, flag = "cmd", "/c"
 	}
 	cmd := exec.CommandContext(limited, shell, flag, command)
-	cmd.Env = stage.environment(env)
+	cmd.Env = stage.environment(about, more)
 	tail := &lastBytes{to: h.Output}
 	cmd.Stdout, cmd.Stderr = tail, tail
 	ownGroup(cmd)
@@ -94,7 +129,7 @@ func (h *Hooks) runWatched(ctx context.Context, stage Stage, env []string, by *s
 	case err == nil, errors.Is(err, exec.ErrWaitDelay): // it ended well, and left something running
 		return nil
 	case ctx.Err() != nil:
-		err = fmt.Errorf("%w (%v)", ErrInterrupted, context.Cause(ctx))
+		err = fmt.Errorf("interrupted (%w)", context.Cause(ctx))
 	case limited.Err() != nil:
 		err = errs.WithHint(errs.E(errs.Other, "was not done within %v", limit), "Give hooks more time with --hook-timeout.")
 	}
@@ -130,38 +165,4 @@ func (l *lastBytes) text() string {
 	defer l.mu.Unlock()
 	lines := strings.Split(strings.TrimSpace(string(l.last)), "\n")
 	return strings.TrimSpace(lines[len(lines)-1])
-}
-
-// Warning is something that went wrong beside backups that are good.
-type Warning struct{ Err error }
-
-func (w *Warning) Error() string { return w.Err.Error() }
-func (w *Warning) Unwrap() error { return w.Err }
-
-// warning marks an error as one; nil stays nil.
-func warning(err error) error {
-	if err == nil {
-		return nil
-	}
-	return &Warning{err}
-}
-
-// OnlyWarnings tells whether all that is in an error are warnings.
-func OnlyWarnings(err error) bool {
-	switch e := err.(type) {
-	case nil:
-		return false
-	case *Warning:
-		return true
-	case interface{ Unwrap() []error }:
-		for _, part := range e.Unwrap() {
-			if !OnlyWarnings(part) {
-				return false
-			}
-		}
-		return len(e.Unwrap()) > 0
-	case interface{ Unwrap() error }:
-		return OnlyWarnings(e.Unwrap())
-	}
-	return false
 }
