@@ -7,9 +7,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cowl/internal/quiet"
 	"cowl/internal/errs"
 	"cowl/internal/guestagent"
+	"cowl/internal/quiet"
 )
 
 // newGuest is the family of commands that ask virtual machines to hold still.

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -115,89 +114,6 @@ shows.`,
 		cmd.AddCommand(sub)
 	}
 	return cmd
-}
-
-func newJobRun(a *app) *cobra.Command {
-	var o jobFlags
-	var verify, drill bool
-	cmd := &cobra.Command{
-		Use: "run [NAME...] [OPTION]...", Short: "Run jobs",
-		Long: `Run the jobs that are named, or all: back up, and forget what no rule keeps any
-more. With --verify or --drill do that part of the job instead.
-
-The exit code is 0 if all is well, 1 if the backups are good and something beside
-them failed, and 3 or more if one failed. A job that fails does not keep the
-others from being run.`,
-		Example: `  cowl job run nightly
-  cowl job run nightly --verify`,
-		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if verify && drill {
-				return usage(cmd, "Please specify only one of --verify and --drill.")
-			}
-			jobs, err := o.load(a, args)
-			if err != nil {
-				return err
-			}
-			var failed error
-			for _, j := range jobs {
-				commands := backupCommands
-				switch {
-				case verify:
-					commands = verifyCommands
-				case drill:
-					commands = drillCommands
-				}
-				if err := a.runJob(cmd.Context(), j, commands); err != nil {
-					failed = coded{errSilent, max(exitCode(failed), exitCode(err))}
-				}
-				if cmd.Context().Err() != nil {
-					break
-				}
-			}
-			return failed
-		},
-	}
-	o.add(cmd.Flags())
-	cmd.Flags().BoolVar(&verify, "verify", false, "verify the target instead")
-	cmd.Flags().BoolVar(&drill, "drill", false, "restore the latest backups into scratch files instead")
-	return cmd
-}
-
-// runJob runs the commands of a job, up to the first that fails.
-func (a *app) runJob(ctx context.Context, j *jobfile.Job, commands func(*jobfile.Job) [][]string) error {
-	code := exitOK
-	for _, args := range commands(j) {
-		err := a.runCommand(ctx, args)
-		if code = max(code, exitCode(err)); code > exitIncomplete {
-			a.note("Job %s failed: cowl %s", j.Name, shellText(args))
-			break
-		}
-	}
-	if code == exitOK {
-		return nil
-	}
-	return coded{errSilent, code}
-}
-
-// runCommand runs a command line as a person would, with this one's options
-// about devices and testing.
-func (a *app) runCommand(ctx context.Context, args []string) error {
-	if a.test {
-		args = append(args, "--test")
-	}
-	for range a.quiet {
-		args = append(args, "--quiet")
-	}
-	for _, d := range a.devices {
-		args = append(args, "--devices", d)
-	}
-	if a.devicesFile != "" {
-		args = append(args, "--devicesfile", a.devicesFile)
-	}
-	err := a.another(ctx, args)
-	a.complain(err)
-	return err
 }
 
 // access are the options that lead into the target.
@@ -349,8 +265,7 @@ no hook is run.`,
 					failed = errSilent
 					continue
 				}
-				first := func(j *jobfile.Job) [][]string { return backupCommands(j)[:1] }
-				if err := a.runJob(cmd.Context(), j, first); err != nil {
+				if err := a.runJob(cmd.Context(), j, backupCommands(j)[:1], a.runCommand); err != nil {
 					failed = coded{errSilent, max(exitCode(failed), exitCode(err))}
 					continue
 				}

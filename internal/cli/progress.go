@@ -120,7 +120,9 @@ func (p *progress) note(text string) {
 	writeLines(&b, "WARNING: "+text)
 	if _, err := p.bars.Write(b.Bytes()); err != nil {
 		p.app.warn("%s", text)
+		return
 	}
+	p.app.warnings.add(text)
 }
 
 // end takes away what is shown.

@@ -30,21 +30,30 @@ type app struct {
 	statedir       string       // of serve only
 	log            *slog.Logger // of serve only; nil is none
 
-	command string          // the command line, for the metadata's description
-	warned  map[string]bool // warnings that were given
-	dryRun  bool            // that it is a test was said
+	command    string          // the command line, for the metadata's description
+	warned     map[string]bool // warnings that are given once only
+	warnings   *sayings        // all that were given; nil: nobody asks
+	complaints *sayings        // the same of errors that were said
+	dryRun     bool            // that it is a test was said
 
 	// another runs a command line as if it were the program's: jobs consist of
 	// those.
-	another func(ctx context.Context, args []string) error
+	another func(ctx context.Context, env *Env, args []string) (said outcome, err error)
 
 	// source replaces what reports are made of, in tests.
 	source func(context.Context) (*fields.Data, error)
 }
 
+// outcome is what a command has told people by the way.
+type outcome struct{ warnings, complaints []string }
+
 // execute runs the command that the arguments name.
 func (a *app) execute(ctx context.Context, args []string) error {
-	a.another = func(ctx context.Context, args []string) error { return (&app{Env: a.Env}).execute(ctx, args) }
+	a.another = func(ctx context.Context, env *Env, args []string) (outcome, error) {
+		b := &app{Env: env, warnings: &sayings{}, complaints: &sayings{}}
+		err := b.execute(ctx, args)
+		return outcome{b.warnings.all(), b.complaints.all()}, err
+	}
 	root := a.root()
 	a.warned = map[string]bool{}
 	a.command = strings.Join(append([]string{"cowl"}, args...), " ")

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"sync"
 
 	"cowl/internal/errs"
 )
@@ -25,7 +27,30 @@ func (a *app) say(format string, args ...any) {
 // there already.
 func (a *app) warn(format string, args ...any) {
 	const word = "WARNING: "
-	writeLines(a.Stderr, word+strings.TrimPrefix(fmt.Sprintf(format, args...), word))
+	text := strings.TrimPrefix(fmt.Sprintf(format, args...), word)
+	a.warnings.add(text)
+	writeLines(a.Stderr, word+text)
+}
+
+// sayings is what was said, from any goroutine. nil takes nothing down.
+type sayings struct {
+	mu    sync.Mutex
+	texts []string
+}
+
+func (s *sayings) add(text string) {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.texts = append(s.texts, text)
+}
+
+func (s *sayings) all() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.texts)
 }
 
 // note writes a remark to standard error.
@@ -60,6 +85,7 @@ func (a *app) complain(err error) {
 		err = errs.WithHint(errs.E(errs.Other, "Interrupted..."), "%s", errs.HintOf(err))
 	}
 	text := err.Error()
+	a.complaints.add(text)
 	if errs.OnlyWarnings(err) {
 		text = "WARNING: " + text
 	}
