@@ -212,7 +212,7 @@ func BenchmarkWatching(b *testing.B) {
 		}
 		began := time.Now()
 		for i := range writes {
-			if _, err := d.WriteAt(buf, int64((n*writes+i)*2654435761%4096)*4096); err != nil {
+			if _, err := d.WriteAt(buf, int64(n*writes+i)*2654435761%4096*4096); err != nil {
 				b.Fatal(err)
 			}
 		}

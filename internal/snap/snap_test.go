@@ -361,6 +361,28 @@ func TestChunkAtTheEnd(t *testing.T) {
 	}
 }
 
+// Behind the origin's end a copy of its last chunk is zero, and not what a buffer
+// held of another volume's data before.
+func TestCopyOfAShortChunkIsZeroBehindIt(t *testing.T) {
+	const chunk = 8 << 10
+	o := NewOrigin(mem.New(4*chunk+chunk/2), OriginOptions{Manual: true})
+	cow := mem.New(1 << 20)
+	n := attach(t, o, openStore(t, cow, chunk))
+	if _, err := n.WriteAt(bytes.Repeat([]byte{0xff}, 4*chunk-1), 1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.WriteAt(make([]byte, 512), 4*chunk); err != nil || o.Flush() != nil {
+		t.Fatal(err)
+	}
+	if n.Store().Count() != 5 {
+		t.Fatalf("%d exceptions", n.Store().Count())
+	}
+	got := make([]byte, chunk)
+	if _, err := cow.ReadAt(got, 6*chunk); err != nil || !bytes.Equal(got, make([]byte, chunk)) {
+		t.Errorf("%v, the chunk ends with %x", err, got[chunk-4:])
+	}
+}
+
 // A snapshot that dies while it is read says so: what its origin holds by then
 // is not its content.
 func TestReadOfASnapshotThatDies(t *testing.T) {
