@@ -110,7 +110,7 @@ func (o Options) look(ctx context.Context, v credentials.Value, ca []byte) error
 		return o.explain(ctx, err)
 	}
 	if !found {
-		return errs.WithHint(errs.E(errs.NotFound, "there is no bucket %s at %s", o.Bucket, o.Endpoint), "Make it, or look at its name.")
+		return errs.WithHint(errs.E(errs.NotFound, "there is no bucket %s at %s", o.Bucket, o.Endpoint), "Make it, or look at its name; some servers say so of a key that they do not know, too.")
 	}
 	return nil
 }
