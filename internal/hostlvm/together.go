@@ -79,9 +79,8 @@ func (g *Group) together(ctx context.Context, model *volume.Group, plan []planne
 		notes = append(notes, more...)
 	}
 	took := h.For()
-	if released := h.Release(); err == nil {
-		err = released
-	} else if !errs.Is(released, errs.Conflict) {
+	// That the guard was faster is why lvcreate failed, if it did.
+	if released := h.Release(); !errs.Is(err, errs.Conflict) {
 		err = errors.Join(err, released)
 	}
 	if err != nil && order != nil {

@@ -12,15 +12,12 @@ import (
 // files reads the files of a snapshot and of the mounted volume, by name, as an
 // archive, and compares them.
 func (h *host) files() {
-	h.cowl("lvcreate -s -L 8m -p r -n then vg/data")
-	h.vm.Sh(`echo more > /a/added; rm /a/f4; mv /a/f3 /a/renamed
+	h.vm.Sh(`lvcreate -qq -y -s -L 8m -p r -n then vg/data
+		echo more > /a/added; rm /a/f4; mv /a/f3 /a/renamed
 		dd if=/dev/urandom of=/a/f2 bs=4k count=1 seek=5 conv=notrunc 2>/dev/null; sync`)
 	ls := h.cowl("ls vg/then:/")
 	if !strings.Contains(ls, "f4") || strings.Contains(ls, "added") {
 		h.t.Errorf("ls of the snapshot says:\n%s", ls)
-	}
-	if ls := h.cowl("ls vg/data:/ 2>/dev/null"); strings.Contains(ls, "f4") || !strings.Contains(ls, "added") {
-		h.t.Errorf("ls of the volume says:\n%s", ls)
 	}
 	h.vm.Sh(`mkdir /tmp/then; cowl tar vg/then:/ | tar -x -C /tmp/then; cd /tmp/then; md5sum -c /tmp/sums`)
 
@@ -44,7 +41,7 @@ func (h *host) files() {
 		h.cowl("lvremove -y vg/now")
 	}
 	h.vm.Sh(`mv /a/renamed /a/f3; rm /a/added; cp /tmp/then/f* /a; cd /a; md5sum -c /tmp/sums; rm -rf /tmp/then`)
-	h.cowl("lvremove -y vg/then")
+	h.vm.Sh("lvremove -qq -y vg/then")
 	// What is read again is what is there now: the kernel writes to its journal past
 	// the device's page cache.
 	for i := range 2 {
@@ -83,7 +80,7 @@ func (h *host) diffsBlocks(a, b string) {
 
 // tries has lvm2 try changes, by its own rules, and nothing has changed.
 func (h *host) tries() {
-	h.cowl("lvcreate -s -L 8m -n snap vg/data")
+	h.vm.Sh("lvcreate -qq -y -s -L 8m -n snap vg/data")
 	const state = "vgs --noheadings -o vg_seqno vg; dmsetup table"
 	before := h.vm.Sh(state)
 	commands := []string{"snapshot -t vg/data vg/log-x -L 4m", "lvremove -t -y vg/snap"}
