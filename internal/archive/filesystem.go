@@ -2,7 +2,9 @@ package archive
 
 import (
 	"context"
+	"encoding/binary"
 	"iter"
+	"math"
 
 	"cowl/internal/format/ext4"
 	"cowl/internal/fsread"
@@ -15,6 +17,8 @@ type FileSystem struct {
 	FS    *fsread.FS
 	Start *fsread.Node
 	Name  string
+	// ByName has directories in the order of their names instead of their inodes.
+	ByName bool
 }
 
 // Root is all of a file system.
@@ -23,10 +27,14 @@ func Root(fs *fsread.FS) (FileSystem, error) {
 	return FileSystem{FS: fs, Start: root}, err
 }
 
-// Walk implements Tree. Directories are in the order of their inodes, which is
-// about that of the disk.
+// Walk implements Tree. By default directories are in the order of their inodes,
+// which is about that of the disk.
 func (t FileSystem) Walk(ctx context.Context, visit func(name string, f File, err error) error) error {
-	return t.FS.Walk(ctx, t.Start, fsread.WalkOptions{}, func(it *fsread.Item) error {
+	o := fsread.WalkOptions{}
+	if t.ByName {
+		o.Order = fsread.ByName
+	}
+	return t.FS.Walk(ctx, t.Start, o, func(it *fsread.Item) error {
 		name := "./" + it.Path
 		if it.Path == "" && it.Type != ext4.TypeDir {
 			name += t.Name
@@ -112,4 +120,15 @@ func dataOf(file *fsread.File) iter.Seq2[Span, error] {
 			yield(last, nil)
 		}
 	}
+}
+
+// Node is what a header says as a node of fsread's. Numbers that do not fit (inodes
+// of XFS on large devices) are the largest that do.
+func (h *Header) Node() *fsread.Node {
+	n := &fsread.Node{
+		Ino: ext4.Ino(min(h.Ino, math.MaxUint32)), Mode: ext4.Mode(h.Mode), Links: uint16(min(h.Links, math.MaxUint16)), UID: h.UID, GID: h.GID,
+		Size: h.Size, Sectors: uint64(h.Allocated) / 512, Mtime: h.Mtime, Atime: h.Atime, Ctime: h.Ctime,
+	}
+	binary.LittleEndian.PutUint32(n.Block[4:], h.Major<<8|h.Minor&0xff|h.Minor&^0xff<<12)
+	return n
 }

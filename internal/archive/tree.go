@@ -56,6 +56,8 @@ type Content struct {
 	// wants it to be.
 	Data  iter.Seq2[Span, error]
 	Close func() error
+	// Sum is nil where the content would have to be read for it.
+	Sum *Sum
 }
 
 // Span is a run of a file, in bytes.

@@ -74,7 +74,7 @@ func formatOf(path string) (Format, error) {
 // errNoBlocks says that a file is no volume's image.
 func errNoBlocks(path string) error {
 	return errs.WithHint(errs.E(errs.Unsupported, "%s is an archive or compressed, and no image of a volume: there are no blocks in it", path),
-		"tar -xf %s PATH brings files back from an archive.", path)
+		"cowl ls %s lists what is in an archive, cowl cp brings files back.", path)
 }
 
 // checkedImage is an image that is held against its manifest.

@@ -1,8 +1,6 @@
 package backup
 
 import (
-	"archive/tar"
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -235,7 +233,7 @@ func (d *drill) restoreStored(ctx context.Context) (string, error) {
 	return fmt.Sprintf("%d bytes restored, equal to their hashes, and read back", r.Bytes), nil
 }
 
-// readArchive compares an archive with its manifest, and reads it as tar does.
+// readArchive compares an archive with its manifest, and reads all that is in it.
 func (d *drill) readArchive(ctx context.Context) (string, error) {
 	found, err := checkFile(ctx, d.o.Image, &d.m.Image, d.o.phase(Verifying, d.m.Image.Bytes))
 	if err == nil {
@@ -249,31 +247,22 @@ func (d *drill) readArchive(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	content, err := archive.Compression(d.m.Image.Compression).Unpack(bufio.NewReaderSize(f, bufferBytes))
+	st, err := f.Stat()
 	if err != nil {
+		return "", err
+	}
+	a, err := archive.Open(ctx, f, st.Size(), archive.OpenOptions{})
+	if err != nil {
+		if errs.Is(err, errs.NotFound) {
+			err = errs.E(errs.Corrupt, "%w", err)
+		}
+		return "", fmt.Errorf("archive %s: %w", d.o.Image, err)
+	}
+	defer a.Close()
+	if err := a.Err(); err != nil {
 		return "", errs.E(errs.Corrupt, "archive %s: %w", d.o.Image, err)
 	}
-	defer content.Close()
-	entries := 0
-	for r := tar.NewReader(content); ; entries++ {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return fmt.Sprintf("%d entries, equal to the manifest", entries), nil
-		}
-		if err == nil {
-			_, err = io.Copy(io.Discard, r)
-		}
-		if err != nil {
-			name := "the beginning"
-			if h != nil {
-				name = h.Name
-			}
-			return "", errs.E(errs.Corrupt, "archive %s, entry %d (%s): %w", d.o.Image, entries, name, err)
-		}
-		if ctx.Err() != nil {
-			return "", context.Cause(ctx)
-		}
-	}
+	return fmt.Sprintf("%d entries, equal to the manifest", a.Entries()), nil
 }
 
 // checkers are the commands that check a file system without repairing it. The

@@ -132,6 +132,17 @@ func proveArchive(ctx context.Context, path string, i *Image, done func(int64)) 
 	return errDamaged("archive in "+path, differing(i.Content, d.ranges))
 }
 
+// OwnArchive tells whether a file is an archive that a backup made, by its manifest.
+// No name is in it twice.
+func OwnArchive(path string) bool {
+	m, _, err := readManifest(path)
+	if err != nil || m.Image.Format != Tar {
+		return false
+	}
+	st, err := os.Stat(path)
+	return err == nil && st.Size() == m.Image.Bytes
+}
+
 // archive writes the files of the snapshot, which dev is, to w.
 func (j *job) archive(ctx context.Context, w io.Writer, dev block.Device) (archive.Stats, error) {
 	fs, err := fsread.Open(ctx, dev, fsread.Options{})

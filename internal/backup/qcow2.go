@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -266,6 +267,18 @@ func openContent(path string, format Format) (block.Device, error) {
 		err = errs.WithHint(err, "qemu-img convert -O raw '%s' NEW makes an image that stands alone; restore that.", path)
 	}
 	return nil, errors.Join(fmt.Errorf("image %s: %w", path, err), f.Close())
+}
+
+// IsQcow2 tells whether a file is a qcow2 image: as its manifest says, without one by
+// what is in it. Devices never are.
+func IsQcow2(path string) (bool, error) {
+	if st, err := os.Stat(path); err != nil || !st.Mode().IsRegular() {
+		return false, err
+	}
+	if m, _, err := readManifest(path); err == nil {
+		return m.Image.Format == Qcow2, nil
+	}
+	return looksLikeQcow2(path)
 }
 
 // looksLikeQcow2 tells whether an image without a manifest is qemu's: by what is in

@@ -22,7 +22,7 @@ Symbolic links are followed, within SOURCE.
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, arg := range args {
 				at := insideArg(arg)
-				err := a.withFiles(cmd.Context(), at, access, func(fl *files) error { return a.cat(cmd.Context(), fl, at) })
+				err := a.withFiles(cmd.Context(), at, access, filesOptions{only: at.path}, func(fl *files) error { return a.cat(cmd.Context(), fl, at) })
 				if err != nil {
 					return err
 				}
@@ -41,6 +41,9 @@ func (a *app) cat(ctx context.Context, fl *files, at inside) error {
 		return err
 	}
 	defer f.Close()
+	if fl.archive != nil && fl.archive.Err() != nil {
+		a.warn("%s: %v", printable(at.source), fl.archive.Err())
+	}
 	for buf := make([]byte, 256<<10); ; {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)

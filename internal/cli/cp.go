@@ -89,7 +89,7 @@ func (o *cpFlags) run(cmd *cobra.Command, a *app, args []string) error {
 	var failed error
 	for _, arg := range args[:len(args)-1] {
 		at := insideArg(arg)
-		if err := a.withFiles(cmd.Context(), at, o.access, func(fl *files) error { return c.copy(cmd.Context(), fl, at) }); err != nil {
+		if err := a.withFiles(cmd.Context(), at, o.access, filesOptions{}, func(fl *files) error { return c.copy(cmd.Context(), fl, at) }); err != nil {
 			return err
 		}
 		if c.incomplete {

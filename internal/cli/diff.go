@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cowl/internal/archive"
 	"cowl/internal/backup/repo"
 	"cowl/internal/errs"
 	"cowl/internal/fsdiff"
@@ -32,14 +33,16 @@ func newDiff(a *app) *cobra.Command {
 What differs beside the content is in parentheses; --ignore-times leaves out files whose
 times of modification are all that does, as an upgrade leaves many. Of two states of one file system
 (snapshots and backups of one volume) files are known by their inodes, so that
-what was moved is shown as renamed.
+what was moved is shown as renamed. Of an archive, or a file system that the kernel
+reads, they are known by their paths, and flags and project numbers do not count.
 
 Between a volume and its snapshot, two snapshots of one volume, and two backups
 in one repository it is known which blocks can differ, and only files that have
 some of those are compared. Otherwise the files are read; --quick takes those
 for the same whose inodes say so (size, times, place).
 
--u shows how text files differ (UTF-8, up to 4 MiB), --tree puts the names below their
+-u shows how text files differ (UTF-8 without NUL, up to 4 MiB; on a terminal, what
+that would obey is shown as \x1b), --tree puts the names below their
 directories, --stat prints only how many files there are of each kind. --blocks compares
 blocks of 4 KiB, whatever is in them, and prints the start and length of what
 differs, in bytes.
@@ -164,14 +167,27 @@ func (d *comparing) files(ctx context.Context, x, y *source) error {
 	if err != nil {
 		return err
 	}
-	for i, s := range []*source{x, y} {
-		if d.fs[i], err = readFS(ctx, s); err != nil {
-			return err
-		}
-	}
-	d.beginFiles(ranges != nil)
+	return d.a.withFilesOf(ctx, x, filesOptions{compare: true}, func(x *files) error {
+		return d.a.withFilesOf(ctx, y, filesOptions{compare: true}, func(y *files) error { return d.compare(ctx, x, y, ranges) })
+	})
+}
+
+// compare compares what is open, of which only ranges can differ unless that is nil.
+func (d *comparing) compare(ctx context.Context, x, y *files, ranges fsread.Ranges) error {
+	d.fs = [2]*fsread.FS{x.fs, y.fs}
 	o := fsdiff.Options{Changed: ranges, Quick: d.quick, Names: [2]string{d.at[0].String(), d.at[1].String()}, Unreadable: d.unreadable}
-	err = fsdiff.Diff(ctx, d.fs[0], d.fs[1], d.at[0].path, d.at[1].path, o, func(c *fsdiff.Change) error { return d.show(ctx, c) })
+	show := func(c *fsdiff.Change) error { return d.show(ctx, c) }
+	var err error
+	if x.fs != nil && y.fs != nil {
+		d.beginFiles(ranges != nil)
+		err = fsdiff.Diff(ctx, x.fs, y.fs, d.at[0].path, d.at[1].path, o, show)
+	} else {
+		d.beginFiles(false)
+		byName := treeOptions{byName: true, follow: true}
+		err = x.tree(d.at[0], byName, func(a archive.Tree) error {
+			return y.tree(d.at[1], byName, func(b archive.Tree) error { return fsdiff.Trees(ctx, a, b, o, show) })
+		})
+	}
 	if err != nil {
 		return err
 	}

@@ -4,14 +4,18 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/rogpeppe/go-internal/diff"
 
+	"cowl/internal/archive"
 	"cowl/internal/format/ext4"
 	"cowl/internal/fsdiff"
 	"cowl/internal/fsread"
@@ -212,7 +216,7 @@ type changeJSON struct {
 }
 
 func (d *comparing) showJSON(c *fsdiff.Change) error {
-	r := changeJSON{Kind: c.Kind, What: c.What, A: nodeJSON(d.fs[0], c.A), B: nodeJSON(d.fs[1], c.B)}
+	r := changeJSON{Kind: c.Kind, What: c.What, A: nodeJSON(d.details(0, c), c.A), B: nodeJSON(d.details(1, c), c.B)}
 	r.Path, r.PathBase64 = textOrBytes(c.Path)
 	r.From, r.FromBase64 = textOrBytes(c.From)
 	text, err := json.Marshal(r)
@@ -227,8 +231,16 @@ func (d *comparing) showJSON(c *fsdiff.Change) error {
 	return err
 }
 
+// details are what is known of a file beside its node.
+func (d *comparing) details(i int, c *fsdiff.Change) details {
+	if f := c.Files[i]; f != nil {
+		return shown{f}
+	}
+	return d.fs[i]
+}
+
 // nodeJSON is a node as ls --json lists it, without a path.
-func nodeJSON(fs *fsread.FS, n *fsread.Node) *listedFile {
+func nodeJSON(fs details, n *fsread.Node) *listedFile {
 	if n == nil {
 		return nil
 	}
@@ -254,7 +266,7 @@ func (d *comparing) showText(ctx context.Context, c *fsdiff.Change) error {
 			return context.Cause(ctx)
 		}
 		var err error
-		if content[i], err = d.content(i, n); err != nil {
+		if content[i], err = d.content(i, n, c.Files[i]); err != nil {
 			return d.unreadable(fmt.Errorf("%s: %w", inside{d.at[i].source, join(d.at[i].path, strings.TrimPrefix(c.Path, "/"))}, err))
 		}
 		isText = content[i] != nil
@@ -274,21 +286,28 @@ func (d *comparing) showText(ctx context.Context, c *fsdiff.Change) error {
 	}
 	text := diff.Diff(printable(names[0]), content[0], printable(names[1]), content[1])
 	_, rest, _ := bytes.Cut(text, []byte("\n")) // its first line says what ours has said
+	if d.a.toTerminal() {
+		rest = visible(rest)
+	}
 	_, err := d.out.Write(rest)
 	return err
 }
 
 // content returns what is in a file of text, nil if it is none.
-func (d *comparing) content(i int, n *fsread.Node) ([]byte, error) {
+func (d *comparing) content(i int, n *fsread.Node, f archive.File) ([]byte, error) {
 	if n.Mode.Type() != ext4.TypeFile || n.Size > maxText {
 		return nil, nil
 	}
-	f, err := d.fs[i].OpenFile(n)
+	r, closeFile, err := d.reader(i, n, f)
 	if err != nil {
 		return nil, err
 	}
 	b := make([]byte, n.Size)
-	if _, err := f.ReadAt(b, 0); err != nil && err != io.EOF {
+	_, err = r.ReadAt(b, 0)
+	if err == io.EOF {
+		err = nil
+	}
+	if err := errors.Join(err, closeFile()); err != nil {
 		return nil, err
 	}
 	if bytes.IndexByte(b, 0) >= 0 || !utf8.Valid(b) {
@@ -296,3 +315,37 @@ func (d *comparing) content(i int, n *fsread.Node) ([]byte, error) {
 	}
 	return b, nil
 }
+
+// reader opens a file: f, or if that is nil, a node.
+func (d *comparing) reader(i int, n *fsread.Node, f archive.File) (r io.ReaderAt, done func() error, err error) {
+	done = func() error { return nil }
+	if f == nil {
+		r, err = d.fs[i].OpenFile(n)
+		return r, done, err
+	}
+	c, err := f.Open()
+	if c.Close != nil {
+		done = c.Close
+	}
+	return c, done, err
+}
+
+// visible shows what a terminal would obey, lines and tabs left as they are, as Go
+// writes it in a string.
+func visible(text []byte) []byte {
+	if !bytes.ContainsFunc(text, obeyed) {
+		return text
+	}
+	var out []byte
+	for _, r := range string(text) {
+		if !obeyed(r) {
+			out = utf8.AppendRune(out, r)
+			continue
+		}
+		quoted := strconv.QuoteRuneToASCII(r)
+		out = append(out, quoted[1:len(quoted)-1]...)
+	}
+	return out
+}
+
+func obeyed(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' }

@@ -8,9 +8,11 @@ import (
 	"path/filepath"
 	"strings"
 
+	"cowl/internal/backup"
 	"cowl/internal/backup/repo"
 	"cowl/internal/backup/repo/targets"
 	"cowl/internal/block"
+	"cowl/internal/block/file"
 	"cowl/internal/errs"
 	"cowl/internal/fsread"
 	"cowl/internal/manager"
@@ -41,11 +43,11 @@ func hasPath(arg string) bool {
 
 // insideHelp is how verbs explain their argument.
 const insideHelp = `SOURCE is a volume or snapshot (VG/LV), a backup (DIR::IMAGE, repo:DIR::BACKUP), an
-image file such as a raw backup, a device, or a partition of either
-(disk.img#1). It holds an ext2, ext3 or ext4, which is read as it is: nothing is
-mounted, nothing is written, and no privileges are needed but to read SOURCE. A
-journal that is not empty is replayed in memory. XFS is mounted for the moment,
-read-only and where nobody else sees it, which takes root and FUSE.`
+image file, raw or qcow2, a device, a partition of either (disk.img#1), or a tar
+archive, which may be compressed by gzip or zstd. An ext2, ext3 or ext4 in it is read
+as it is: nothing is mounted, nothing is written, and no privileges are needed but to
+read SOURCE. A journal that is not empty is replayed in memory. XFS is mounted for the
+moment, read-only and where nobody else sees it, which takes root and FUSE.`
 
 // source is what a person wants to look into, open for reading.
 type source struct {
@@ -106,7 +108,13 @@ func (o *opener) with(ctx context.Context, name string, f func(*source) error) e
 }
 
 func (o *opener) withDevice(name, path string, f func(*source) error) error {
-	dev, err := manager.OpenDevice(path)
+	dev, err := manager.OpenDisk(path, func(path string) (block.Device, error) {
+		if is, err := backup.IsQcow2(path); err != nil || !is {
+			return file.Open(path, file.Options{ReadOnly: true})
+		}
+		dev, _, err := backup.OpenImage(path, true)
+		return dev, err
+	})
 	if err != nil {
 		return err
 	}
@@ -200,8 +208,6 @@ func explainNoFS(source string, dev block.Device, err error) error {
 	}
 	what, partitioned, probeErr := manager.Kind(dev)
 	switch {
-	case strings.Contains(filepath.Base(source), ".tar"):
-		return errs.WithHint(err, "It is an archive by its name: tar -tvf lists it, tar -xf brings files back.")
 	case probeErr != nil:
 		return err
 	case what == "LVM2_member":

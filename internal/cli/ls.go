@@ -67,7 +67,7 @@ func (o *lsFlags) run(ctx context.Context, a *app, args []string) error {
 	var failed error
 	for _, arg := range args {
 		at := insideArg(arg)
-		err := a.withFiles(ctx, at, o.access, func(fl *files) error { return l.list(ctx, fl, at) })
+		err := a.withFiles(ctx, at, o.access, filesOptions{}, func(fl *files) error { return l.list(ctx, fl, at) })
 		if err != nil {
 			if ctx.Err() != nil {
 				return err
@@ -102,7 +102,8 @@ type details interface {
 // the rest printed.
 func (l *lister) list(ctx context.Context, fl *files, at inside) error {
 	if fl.fs == nil {
-		return fl.withShown(at, !l.o.recursive, func(tree archive.Tree) error { return l.listShown(ctx, tree, at) })
+		o := treeOptions{flat: !l.o.recursive, byName: !l.o.unsorted}
+		return fl.tree(at, o, func(tree archive.Tree) error { return l.listShown(ctx, tree, at) })
 	}
 	fs := fl.fs
 	l.fs = fs

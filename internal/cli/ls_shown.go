@@ -2,10 +2,8 @@ package cli
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
 	"path"
 	"strings"
 
@@ -17,7 +15,7 @@ import (
 // errListed ends a walk.
 var errListed = errors.New("listed")
 
-// listShown is list of what the kernel shows.
+// listShown is list of what the kernel shows, and of archives.
 func (l *lister) listShown(ctx context.Context, tree archive.Tree, at inside) error {
 	var failed error
 	begun := false
@@ -38,7 +36,7 @@ func (l *lister) listShown(ctx context.Context, tree archive.Tree, at inside) er
 		}
 		it := &fsread.Item{Name: path.Base(full), Err: err}
 		if f != nil {
-			l.fs, it.Node = shown{f}, shownNode(f.Header())
+			l.fs, it.Node = shown{f}, f.Header().Node()
 			it.Ino, it.Type = it.Node.Ino, it.Node.Mode.Type()
 		}
 		switch {
@@ -55,7 +53,7 @@ func (l *lister) listShown(ctx context.Context, tree archive.Tree, at inside) er
 	return errors.Join(err, failed)
 }
 
-// shown is the file at hand of those that the kernel shows.
+// shown is the file at hand of a tree.
 type shown struct{ archive.File }
 
 // Readlink implements details.
@@ -69,15 +67,4 @@ func (s shown) Xattrs(*fsread.Node) ([]fsread.Xattr, error) {
 		out[i] = fsread.Xattr(a)
 	}
 	return out, err
-}
-
-// shownNode is what stat says as a node. Numbers that do not fit (inodes of XFS
-// on large devices) are the largest that do.
-func shownNode(h *archive.Header) *fsread.Node {
-	n := &fsread.Node{
-		Ino: ext4.Ino(min(h.Ino, math.MaxUint32)), Mode: ext4.Mode(h.Mode), Links: uint16(min(h.Links, math.MaxUint16)), UID: h.UID, GID: h.GID,
-		Size: h.Size, Sectors: uint64(h.Allocated) / 512, Mtime: h.Mtime, Atime: h.Atime, Ctime: h.Ctime,
-	}
-	binary.LittleEndian.PutUint32(n.Block[4:], h.Major<<8|h.Minor&0xff|h.Minor&^0xff<<12)
-	return n
 }

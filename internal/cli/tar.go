@@ -49,7 +49,7 @@ What cannot be read ends it with an error, unless --ignore-failed-read is given.
 }
 
 func (o *tarFlags) run(cmd *cobra.Command, a *app, at inside) error {
-	if f, ok := a.Stdout.(*os.File); ok && cwriter.IsTerminal(int(f.Fd())) {
+	if a.toTerminal() {
 		return usage(cmd, "An archive is not for a terminal: redirect it to a file or a pipe.")
 	}
 	if o.gzip {
@@ -59,9 +59,15 @@ func (o *tarFlags) run(cmd *cobra.Command, a *app, at inside) error {
 		o.shrink.value = archive.Gzip
 	}
 	ctx := cmd.Context()
-	return a.withFiles(ctx, at, o.access, func(fl *files) error {
+	return a.withFiles(ctx, at, o.access, filesOptions{}, func(fl *files) error {
 		return fl.withTree(at, func(tree archive.Tree) error { return o.write(ctx, a, tree, at) })
 	})
+}
+
+// toTerminal tells whether a person sees what is printed as it is.
+func (a *app) toTerminal() bool {
+	f, ok := a.Stdout.(*os.File)
+	return ok && cwriter.IsTerminal(int(f.Fd()))
 }
 
 // write writes the archive of a tree to standard output.

@@ -8,7 +8,8 @@
 // of the others nothing is read but the names. Otherwise files are compared by
 // their metadata and, unless Options.Quick is set, by their content.
 //
-// Changes are reported by path, renames last.
+// Changes are reported by path, renames last. Trees does the same for what is no such
+// file system, with less that is known.
 //
 // Memory: a bit for each directory, and for each inode that may differ; a
 // bounded number of names of directories at hand; and the path of each name
@@ -23,6 +24,7 @@ import (
 	"slices"
 	"strings"
 
+	"cowl/internal/archive"
 	"cowl/internal/errs"
 	"cowl/internal/format/ext4"
 	"cowl/internal/fsread"
@@ -64,6 +66,8 @@ type Change struct {
 	// A and B are what both know of the file, nil where it is not.
 	A, B *fsread.Node
 	What []string // differs, the content first
+	// Files are the two of Trees, and can be read while the change is reported.
+	Files [2]archive.File
 }
 
 // Options say how to compare. The zero Options read what they have to.

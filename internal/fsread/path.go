@@ -25,21 +25,47 @@ func (f *FS) Lookup(path string, follow bool) (*Node, error) {
 	return n, nil
 }
 
-// walkPath follows a path name by name. The stack holds the way back.
 func (f *FS) walkPath(path string, follow bool) (*Node, error) {
 	root, err := f.Inode(ext4.RootInode)
 	if err != nil {
 		return nil, err
 	}
-	stack := []*Node{root}
+	return Resolve(f.names(), root, path, follow)
+}
+
+func (f *FS) names() Names[*Node] {
+	return Names[*Node]{
+		Type: func(n *Node) ext4.Mode { return n.Mode.Type() },
+		Find: func(dir *Node, name string) (*Node, error) {
+			ino, err := f.find(dir, name)
+			if err != nil {
+				return nil, err
+			}
+			return f.Inode(ino)
+		},
+		Readlink: f.Readlink,
+	}
+}
+
+// Names is what Resolve has to know of whatever has directories. A name that is not
+// there is an error of kind errs.NotFound.
+type Names[N any] struct {
+	Type     func(N) ext4.Mode
+	Find     func(dir N, name string) (N, error)
+	Readlink func(N) (string, error)
+}
+
+// Resolve follows a path from the root name by name, as FS.Lookup does.
+func Resolve[N any](in Names[N], root N, path string, follow bool) (none N, err error) {
+	stack := []N{root} // the way back
 	links := 0
 	for rest := path; ; {
 		n := stack[len(stack)-1]
 		if rest == "" {
 			return n, nil
 		}
-		if n.Mode.Type() != ext4.TypeDir { // also before a slash that ends the path
-			return nil, errs.E(errs.NotFound, "not a directory")
+		if in.Type(n) != ext4.TypeDir { // also before a slash that ends the path
+			return none, errs.E(errs.NotFound, "not a directory")
 		}
 		if rest = strings.TrimLeft(rest, "/"); rest == "" {
 			return n, nil
@@ -53,23 +79,20 @@ func (f *FS) walkPath(path string, follow bool) (*Node, error) {
 			stack = stack[:max(1, len(stack)-1)]
 			continue
 		}
-		ino, err := f.find(n, name)
-		if err == nil {
-			n, err = f.Inode(ino)
-		}
+		n, err := in.Find(n, name)
 		if err != nil {
-			return nil, err
+			return none, err
 		}
-		if n.Mode.Type() != ext4.TypeSymlink || rest == "" && !follow {
+		if in.Type(n) != ext4.TypeSymlink || rest == "" && !follow {
 			stack = append(stack, n)
 			continue
 		}
-		target, err := f.Readlink(n)
+		target, err := in.Readlink(n)
 		if err != nil {
-			return nil, err
+			return none, err
 		}
 		if links++; links > maxLinks || len(target)+len(rest) > maxPath {
-			return nil, errs.E(errs.Conflict, "too many symbolic links")
+			return none, errs.E(errs.Conflict, "too many symbolic links")
 		}
 		if strings.HasPrefix(target, "/") {
 			stack = stack[:1]

@@ -67,26 +67,32 @@ func canonical(name string) string {
 // OpenDevice opens an image file, a block device, or a partition of either, for
 // reading and without a lock.
 func OpenDevice(name string) (block.Device, error) {
+	return OpenDisk(name, func(path string) (block.Device, error) { return file.Open(path, file.Options{ReadOnly: true}) })
+}
+
+// OpenDisk is OpenDevice of what open makes of a file: of an image in a format, its
+// content.
+func OpenDisk(name string, open func(path string) (block.Device, error)) (block.Device, error) {
 	path, partition := splitName(name)
-	dev, err := file.Open(path, file.Options{ReadOnly: true})
+	dev, err := open(path)
 	if err != nil {
 		return nil, err
 	}
-	part, err := (&disk{path: path, dev: dev}).part(name, partition)
+	part, err := partitionOf(dev, name, partition)
 	if err != nil {
 		return nil, errors.Join(err, dev.Close())
 	}
 	return opened{part, dev}, nil
 }
 
-// opened is a device, or a partition of one, that closes the file below it.
+// opened is a device, or a partition of one, that closes the disk below it.
 type opened struct {
 	block.Device
-	file *file.Device
+	disk block.Device
 }
 
 // Close implements block.Device. A partition has nothing of its own to close.
-func (o opened) Close() error { return o.file.Close() }
+func (o opened) Close() error { return o.disk.Close() }
 
 // deviceSet is a number of open devices. Partitions of one disk share it, and
 // its lock.
@@ -120,7 +126,7 @@ func (s *deviceSet) open(name string) (block.Device, error) {
 		d = &disk{path: path, dev: dev}
 		s.disks[path] = d
 	}
-	dev, err := d.part(name, partition)
+	dev, err := partitionOf(d.dev, name, partition)
 	if err != nil {
 		s.drop(d)
 		return nil, err
@@ -140,15 +146,15 @@ func explain(name string, err error) error {
 	return err
 }
 
-// part returns the whole disk or a partition of it.
-func (d *disk) part(name string, partition int) (block.Device, error) {
+// partitionOf returns a whole disk or a partition of it.
+func partitionOf(disk block.Device, name string, partition int) (block.Device, error) {
 	if partition == 0 {
-		return d.dev, nil
+		return disk, nil
 	}
-	parts, err := parttable.Read(d.dev, d.dev.Size())
+	parts, err := parttable.Read(disk, disk.Size())
 	for _, p := range parts { // also of a damaged table
 		if p.Number == partition {
-			return linear.Section(d.dev, p.Start, p.Len)
+			return linear.Section(disk, p.Start, p.Len)
 		}
 	}
 	if err != nil {

@@ -1,6 +1,7 @@
 package unpack
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -142,6 +143,9 @@ func (u *unpacker) target(name string) (string, error) {
 		return u.to.Name, nil
 	}
 	rest := strings.TrimSuffix(strings.TrimPrefix(name, "./"), "/")
+	if rest == "" { // the beginning once more, with what is wrong with it
+		return u.to.Name, nil
+	}
 	for c := range strings.SplitSeq(rest, "/") {
 		if c == "" || c == "." || c == ".." || strings.IndexByte(c, 0) >= 0 || !filepath.IsLocal(c) || strings.ContainsRune(c, filepath.Separator) {
 			return "", errs.E(errs.Corrupt, "%q cannot be the name of a file", rest)
@@ -192,7 +196,7 @@ func (u *unpacker) visit(name string, f archive.File, err error) error {
 // that takes no more is the end in any case.
 func (u *unpacker) failed(name string, err error) error {
 	u.report.Failed++
-	err = fmt.Errorf("%s: %w", strings.TrimPrefix(name, "./"), err)
+	err = fmt.Errorf("%s: %w", cmp.Or(strings.TrimPrefix(name, "./"), "."), err)
 	var w writeError
 	if u.ctx.Err() != nil || u.o.Failed == nil || errors.As(err, &w) && w.hopeless() {
 		return err
