@@ -77,7 +77,8 @@ const defaultMemory = 1 << 30
 // root is the number of the directory that holds all, as a name and as an inode.
 const root = 0
 
-// rootMode is of directories that the archive has files in, and does not have.
+// rootMode is of the root, and of directories that an archive has files in without
+// saying so.
 const rootMode = ModeDir | 0o755
 
 // Open reads an archive of size bytes once, decompressing it if it has to, and
@@ -120,17 +121,13 @@ func (a *Archive) Close() error {
 // Entries is how many members were read, those that were replaced included.
 func (a *Archive) Entries() int64 { return a.entries }
 
-// Packed tells whether the archive is compressed: then members are best read in
-// the order of Tree.
-func (a *Archive) Packed() bool { return a.in.packed() }
-
 // Err is nil if all of the archive could be understood.
 func (a *Archive) Err() error {
 	switch {
 	case a.damage != nil:
 		return a.damage
 	case a.skips > 1:
-		return errs.E(errs.KindOf(a.skipped), "%d members are left out, the first: %w", a.skips, a.skipped)
+		return errs.E(errs.KindOf(a.skipped), "%d members cannot be had as they are, the first: %w", a.skips, a.skipped)
 	}
 	return a.skipped
 }
